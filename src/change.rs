@@ -1,0 +1,117 @@
+//! The facts that travel: what a session was, what a statement came to.
+//!
+//! The session engine makes them, the recorder writes them, the control port shows them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+use crate::sql::Class;
+
+/// Who is at the other end of one client connection. Fixed from login on.
+#[derive(Debug, Clone)]
+pub struct SessionFacts {
+    /// Also the server-side setting `pggit.session` of this session.
+    pub id: Uuid,
+    /// The user name of the start-up packet.
+    pub user: String,
+    /// The database on the server.
+    pub database: String,
+    /// The branch, or `None` for a database that is no branch of the repository.
+    pub branch: Option<String>,
+    /// The client's address; `None` for a unix socket.
+    pub client_addr: Option<IpAddr>,
+    /// The client's port; 0 for a unix socket.
+    pub client_port: u16,
+}
+
+/// What became of a statement, as in `pggit.statements.outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Committed.
+    Applied,
+    /// The server answered with an error.
+    Failed,
+    /// The proxy refused it.
+    Refused,
+    /// It succeeded, and its transaction (or savepoint) was rolled back.
+    RolledBack,
+    /// The connection ended before the outcome was seen.
+    Unknown,
+}
+
+impl Outcome {
+    /// The word stored in `pggit.statements.outcome`, and the metrics' label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::RolledBack => "rolled_back",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The word for what a rule said, as in `pggit.statements.verdict`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerdictKind {
+    /// It went to the server.
+    Allow,
+    /// It did not.
+    Refuse,
+}
+
+impl VerdictKind {
+    /// The word stored in `pggit.statements.verdict`, and the metrics' label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
+/// One row for `pggit.statements`: a DDL, role or refused statement and its outcome.
+#[derive(Debug, Clone)]
+pub struct StatementFact {
+    /// The row's key.
+    pub id: Uuid,
+    /// The session that sent it.
+    pub session: Arc<SessionFacts>,
+    /// The server's command tag.
+    pub tag: &'static str,
+    /// The statement's class.
+    pub class: Class,
+    /// The text as sent; bytes that are not UTF-8 appear as U+FFFD.
+    pub sql: String,
+    /// What the rules said.
+    pub verdict: VerdictKind,
+    /// The rule that said it; `None` where none matched.
+    pub rule: Option<String>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The server's SQLSTATE when it failed, or ours when refused.
+    pub sqlstate: Option<String>,
+    /// The error's message.
+    pub error: Option<String>,
+    /// `application_name` at that time.
+    pub application_name: String,
+    /// When its bytes arrived.
+    pub started_at: SystemTime,
+    /// From its bytes' arrival to the server's completion.
+    pub duration: Duration,
+}
+
+/// Whether a change made by this session can be recorded now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recording {
+    /// The database is no branch: nothing has to be recorded.
+    NotRequired,
+    /// Schema, triggers and recorder were seen working.
+    Ready,
+    /// Something is missing: DDL waits, then is refused with `PG003`.
+    Broken,
+}

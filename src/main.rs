@@ -1,0 +1,3 @@
+//! The `pggit-proxy` command.
+
+fn main() {}

@@ -1,0 +1,150 @@
+//! What a statement is: its class, its command tag, what it touches.
+//!
+//! [`prefilter`] answers for nearly all plain traffic by its first keyword; [`classify`] asks
+//! libpg_query; [`cache`] remembers its answers. [`Classifier`] is the one way in.
+
+use std::ops::Range;
+
+/// The class of a statement, as rules and metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Class {
+    /// SELECT, VALUES, SHOW of data, COPY TO, FETCH, EXPLAIN.
+    Read,
+    /// INSERT, UPDATE, DELETE, MERGE, COPY FROM, TRUNCATE.
+    Write,
+    /// Whatever creates, alters or drops an object.
+    Ddl,
+    /// Roles, memberships, GRANT and REVOKE.
+    Role,
+    /// VACUUM, ANALYZE, REINDEX, CLUSTER, CHECKPOINT, REFRESH.
+    Maintenance,
+    /// BEGIN, COMMIT, SAVEPOINT and so on.
+    Transaction,
+    /// SET, DISCARD, PREPARE, LISTEN and so on.
+    Session,
+    /// DO, CALL, EXECUTE and fast-path calls: what they do cannot be seen in their text.
+    Opaque,
+    /// Anything else, and texts that do not parse.
+    Other,
+}
+
+impl Class {
+    /// Every class, in the order of its number.
+    pub const ALL: [Class; 9] = [
+        Class::Read,
+        Class::Write,
+        Class::Ddl,
+        Class::Role,
+        Class::Maintenance,
+        Class::Transaction,
+        Class::Session,
+        Class::Opaque,
+        Class::Other,
+    ];
+
+    /// The word used in rules, metrics, `classify` and `pggit.statements.class`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Ddl => "ddl",
+            Self::Role => "role",
+            Self::Maintenance => "maintenance",
+            Self::Transaction => "transaction",
+            Self::Session => "session",
+            Self::Opaque => "opaque",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A name as the statement's text gives it, unquoted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName {
+    /// `None` where the text names no schema.
+    pub schema: Option<String>,
+    /// The last part of the name.
+    pub name: String,
+}
+
+/// A statement that moves the session's transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// BEGIN, START TRANSACTION.
+    Begin,
+    /// COMMIT, END.
+    Commit,
+    /// ROLLBACK, ABORT.
+    Rollback,
+    /// SAVEPOINT name.
+    Savepoint(String),
+    /// RELEASE SAVEPOINT name.
+    Release(String),
+    /// ROLLBACK TO SAVEPOINT name.
+    RollbackTo(String),
+    /// PREPARE TRANSACTION gid.
+    Prepare(String),
+    /// COMMIT PREPARED gid.
+    CommitPrepared(String),
+    /// ROLLBACK PREPARED gid.
+    RollbackPrepared(String),
+}
+
+/// One statement of a message, as the parser saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Its bytes in the message's text: no leading white space or comment, no trailing `;`.
+    pub range: Range<usize>,
+    /// The server's command tag.
+    pub tag: &'static str,
+    /// Its class.
+    pub class: Class,
+    /// `create`, `alter`, `drop`, `rename`, `comment`, `grant`, `revoke`, `security` …; `None` where nothing is changed.
+    pub action: Option<&'static str>,
+    /// `table`, `view`, `materialized view` …, in PostgreSQL's words.
+    pub object_type: Option<&'static str>,
+    /// The objects named as the targets.
+    pub objects: Vec<ObjectName>,
+    /// False for what cannot run inside a transaction block.
+    pub transactional: bool,
+    /// It makes, or visibly works on, a temporary object.
+    pub temporary: bool,
+    /// False where the text does not parse: then `class` is `other` and rules treat it as DDL.
+    pub parsed: bool,
+    /// Set for class `transaction`.
+    pub control: Option<Control>,
+    /// The `pggit.*` setting that it sets or resets (SET, RESET, or a literal call of set_config), lower-cased.
+    pub setting: Option<String>,
+}
+
+impl Statement {
+    /// Whether rules on `ddl` apply: known DDL, or a text nobody could read.
+    pub fn may_be_ddl(&self) -> bool {
+        self.class == Class::Ddl || !self.parsed
+    }
+}
+
+/// How bytes from 0x80 up are to be read; nothing else about the encoding matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Encoding {
+    /// UTF-8, LATIN1, EUC_*, SQL_ASCII …: a byte below 0x80 is always that ASCII character.
+    #[default]
+    AsciiSafe,
+    /// SJIS, BIG5, GBK, UHC, GB18030, JOHAB, SHIFT_JIS_2004: the byte after a lead byte (0x81 and up) belongs to it.
+    LeadByte,
+}
+
+impl Encoding {
+    /// From the value of `client_encoding`.
+    pub fn of(name: &str) -> Self {
+        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        match plain.to_ascii_uppercase().as_str() {
+            "SJIS" | "SHIFTJIS" | "MSKANJI" | "WIN932" | "WINDOWS932" | "BIG5" | "WIN950" | "WINDOWS950" | "GBK"
+            | "WIN936" | "WINDOWS936" | "UHC" | "WIN949" | "WINDOWS949" | "GB18030" | "JOHAB" | "SHIFTJIS2004" => {
+                Self::LeadByte
+            }
+            _ => Self::AsciiSafe,
+        }
+    }
+}

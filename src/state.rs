@@ -1,0 +1,241 @@
+//! The state that the proxy, the control port and the HTTP endpoint share; made once by `serve`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use futures::task::AtomicWaker;
+use tokio::sync::watch;
+
+use crate::branch::Branches;
+use crate::change::SessionFacts;
+use crate::config::{Config, Problem};
+use crate::history::History;
+use crate::policy::Policy;
+use crate::telemetry::Metrics;
+
+/// Everything that outlives a session.
+pub struct Shared {
+    /// The configuration in force.
+    pub config: ArcSwap<Config>,
+    /// The file it came from, for `RELOAD`.
+    pub config_path: Option<PathBuf>,
+    /// Rules, freezes and protected branches in force.
+    pub policy: ArcSwap<Policy>,
+    /// The branches known now: configuration and `pggit.branches`.
+    pub branches: ArcSwap<Branches>,
+    /// Every client connection.
+    pub clients: Clients,
+    /// Pre-registered metric handles.
+    pub metrics: Metrics,
+    /// The recorder: statement log, queries on the history, freezes, health.
+    pub history: History,
+    /// Whether the process takes clients, drains or ends.
+    pub life: watch::Sender<Life>,
+    /// For uptimes.
+    pub started: Instant,
+}
+
+/// The process' own state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Life {
+    /// Taking clients.
+    Serving,
+    /// No new clients; idle sessions end with 57P01, busy ones may finish their transaction.
+    Draining,
+    /// Everybody ends now.
+    Ending,
+}
+
+impl Shared {
+    /// Reads the file again and puts rules, branches and limits in force for what comes next; sessions stay.
+    /// On any problem nothing changes.
+    pub fn reload(&self) -> Result<(), Vec<Problem>> {
+        let Some(path) = &self.config_path else { return Ok(()) };
+        let config = Config::load(path)?;
+        self.apply(config);
+        Ok(())
+    }
+
+    /// Puts a configuration in force. Addresses and the server are those of the start.
+    pub fn apply(&self, config: Config) {
+        let rows = self.history.branch_rows();
+        let branches = config.branches(&rows);
+        let policy = config.policy(&branches, &self.history.freezes());
+        self.branches.store(Arc::new(branches));
+        self.policy.store(Arc::new(policy));
+        self.config.store(Arc::new(config));
+    }
+
+    /// After the recorder saw branches or freezes change.
+    pub fn refresh(&self) {
+        let config = self.config.load_full();
+        let branches = config.branches(&self.history.branch_rows());
+        self.policy.store(Arc::new(config.policy(&branches, &self.history.freezes())));
+        self.branches.store(Arc::new(branches));
+    }
+
+    /// Moves the process towards its end; never back.
+    pub fn advance(&self, to: Life) {
+        self.life.send_if_modified(|now| {
+            let later = *now < to;
+            if later {
+                *now = to;
+            }
+            later
+        });
+        self.clients.wake_all();
+    }
+}
+
+/// Every client connection, by its number.
+#[derive(Default)]
+pub struct Clients {
+    next: AtomicU64,
+    count: AtomicU32,
+    all: Mutex<HashMap<u64, Arc<Client>>>,
+}
+
+/// What others may know of one client connection, and how they reach its task.
+pub struct Client {
+    /// The number that `SHOW CLIENTS` shows and `KILL` takes.
+    pub id: u64,
+    /// The client's address.
+    pub peer: Option<SocketAddr>,
+    /// When it connected.
+    pub connected_at: SystemTime,
+    /// Set at login.
+    pub facts: std::sync::OnceLock<Arc<SessionFacts>>,
+    /// `application_name` now.
+    pub application: Mutex<String>,
+    /// The server's process id of this session; 0 before login.
+    pub backend_pid: AtomicU32,
+    /// See [`ClientState`].
+    pub state: AtomicU8,
+    /// Statements so far.
+    pub statements: AtomicU64,
+    /// Bytes from the client so far.
+    pub bytes_in: AtomicU64,
+    /// Bytes to the client so far.
+    pub bytes_out: AtomicU64,
+    killed: AtomicBool,
+    /// The session task's waker.
+    pub waker: AtomicWaker,
+}
+
+/// What a client's session is doing, as `SHOW CLIENTS` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ClientState {
+    /// Start-up and authentication.
+    Login,
+    /// Nothing owed, no transaction.
+    Idle,
+    /// The server owes a reply.
+    Active,
+    /// Nothing owed, in a transaction.
+    IdleInTransaction,
+    /// A statement waits for the recorder.
+    Waiting,
+}
+
+impl ClientState {
+    /// The word in `SHOW CLIENTS`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Idle => "idle",
+            Self::Active => "active",
+            Self::IdleInTransaction => "idle in transaction",
+            Self::Waiting => "waiting",
+        }
+    }
+}
+
+impl Clients {
+    /// A place for a new client, or `None` when `max` are there already.
+    pub fn admit(&self, max: u32, peer: Option<SocketAddr>) -> Option<Arc<Client>> {
+        self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1)).ok()?;
+        let client = Arc::new(Client {
+            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
+            peer,
+            connected_at: SystemTime::now(),
+            facts: std::sync::OnceLock::new(),
+            application: Mutex::new(String::new()),
+            backend_pid: AtomicU32::new(0),
+            state: AtomicU8::new(ClientState::Login as u8),
+            statements: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            killed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        self.lock().insert(client.id, client.clone());
+        Some(client)
+    }
+
+    /// Takes the client out.
+    pub fn leave(&self, client: &Client) {
+        if self.lock().remove(&client.id).is_some() {
+            self.count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// All of them now, by number.
+    pub fn list(&self) -> Vec<Arc<Client>> {
+        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        all.sort_by_key(|client| client.id);
+        all
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> u32 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends one client's session with 57P01; false when there is no such client.
+    pub fn kill(&self, id: u64) -> bool {
+        let Some(client) = self.lock().get(&id).cloned() else { return false };
+        client.killed.store(true, Ordering::Release);
+        client.waker.wake();
+        true
+    }
+
+    /// Lets every session look at the process' state.
+    pub fn wake_all(&self) {
+        for client in self.lock().values() {
+            client.waker.wake();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Client>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Client {
+    /// Whether `KILL` named this client.
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// For `SHOW CLIENTS`.
+    pub fn client_state(&self) -> ClientState {
+        match self.state.load(Ordering::Relaxed) {
+            1 => ClientState::Idle,
+            2 => ClientState::Active,
+            3 => ClientState::IdleInTransaction,
+            4 => ClientState::Waiting,
+            _ => ClientState::Login,
+        }
+    }
+}
