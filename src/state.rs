@@ -88,6 +88,7 @@ impl Shared {
             }
             later
         });
+        self.clients.closing.fetch_max(to as u8, Ordering::AcqRel);
         self.clients.wake_all();
     }
 }
@@ -97,6 +98,8 @@ impl Shared {
 pub struct Clients {
     next: AtomicU64,
     count: AtomicU32,
+    /// [`Life`] as a number, for the sessions' tasks to look at on their way.
+    closing: AtomicU8,
     all: Mutex<HashMap<u64, Arc<Client>>>,
 }
 
@@ -208,6 +211,16 @@ impl Clients {
         client.killed.store(true, Ordering::Release);
         client.waker.wake();
         true
+    }
+
+    /// Whether idle sessions are to end.
+    pub fn is_draining(&self) -> bool {
+        self.closing.load(Ordering::Acquire) >= Life::Draining as u8
+    }
+
+    /// Whether all sessions are to end.
+    pub fn is_ending(&self) -> bool {
+        self.closing.load(Ordering::Acquire) >= Life::Ending as u8
     }
 
     /// Lets every session look at the process' state.

@@ -1,1 +1,268 @@
-//! One session.
+//! One client's conversation, without IO: bytes in, bytes out, and the facts they made.
+//!
+//! The driver reads into a [`Pipe`], calls [`Session::from_client`] or [`Session::from_server`], and writes what they
+//! let pass. In between, statements are classified and judged ([`client`]), the answers that the server owes are
+//! kept in a ledger ([`ledger`]), refused statements are replaced ([`refusal`]), and outcomes become known
+//! ([`server`], [`transaction`]). Rows and COPY data are never looked into and never held whole.
+
+mod client;
+mod ledger;
+mod prepared;
+mod refusal;
+mod server;
+mod transaction;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::change::{Outcome, Recording, SessionFacts, StatementFact, VerdictKind};
+use crate::policy::{Policy, Refusal, Who};
+use crate::sql::{Class, Encoding};
+use crate::wire::frame::BadLength;
+use crate::wire::pipe::Pipe;
+
+use ledger::{Kind, Ledger, Watched};
+use prepared::{Names, Prepared};
+use refusal::Refused;
+use transaction::Transaction;
+
+/// One client's conversation.
+pub struct Session {
+    facts: Arc<SessionFacts>,
+    application: String,
+    encoding: Encoding,
+    /// What the client gets in place of the server's cancel secret.
+    secret: [u8; 32],
+    /// A replication connection: its commands are no SQL.
+    replication: bool,
+    ledger: Ledger,
+    statements: Names,
+    portals: Names,
+    transaction: Transaction,
+    /// The rest of a frame from the client whose head is judged.
+    client_rest: Rest,
+    /// Bytes of a frame from the server that pass unread.
+    server_rest: usize,
+    /// What the recorder said of the statement that was held.
+    answer: Option<Recording>,
+    refusals: u32,
+    /// Set by Terminate.
+    terminated: bool,
+    /// The server sent a FATAL error: the client knows why the connection ends.
+    fatal: bool,
+    origin: Instant,
+}
+
+/// What happens to the rest of a frame, once its head is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Pass(usize),
+    Drop(usize),
+}
+
+/// What the session may look at while it judges.
+pub struct Env<'a> {
+    /// The rules in force.
+    pub policy: &'a Policy,
+    /// Whether a change can be recorded now; asked for DDL only.
+    pub recording: &'a dyn Fn() -> Recording,
+    /// Why it cannot, for the error's DETAIL.
+    pub broken_because: &'a dyn Fn() -> String,
+    /// When the bytes were read.
+    pub now: Instant,
+    /// The same as a time of day; asked for logged statements only.
+    pub wall: fn() -> SystemTime,
+    /// A new row's key.
+    pub new_id: fn() -> uuid::Uuid,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// The session's bounds; see `[limits]` in the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longer statement texts are relayed unread, bytes.
+    pub max_statement_parse: usize,
+    /// Named prepared statements whose class is remembered.
+    pub max_prepared: usize,
+    /// Bytes of a statement that are logged.
+    pub max_logged_sql: usize,
+}
+
+/// What the caller does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Read more.
+    Read,
+    /// Ask the recorder, tell it to [`Session::recorder_answered`], and call again with the same bytes.
+    AskRecorder,
+}
+
+/// What happened that others want to know. Reused from call to call, so that nothing is allocated.
+#[derive(Default)]
+pub struct Effects {
+    /// Statements that were answered, and how long that took.
+    pub statements: Vec<(Class, Duration)>,
+    /// Logged statements whose outcome is known.
+    pub facts: Vec<StatementFact>,
+    /// Verdicts on statements that were judged by a rule, or could have been recorded.
+    pub verdicts: Vec<VerdictKind>,
+    /// `application_name` has changed.
+    pub application: Option<String>,
+    /// The server's cancel key: process id and secret.
+    pub key: Option<(u32, Vec<u8>)>,
+    /// The session became ready for the first time.
+    pub ready: bool,
+    /// The server refused the login, with this SQLSTATE.
+    pub login_failed: Option<String>,
+    /// Errors the server answered with.
+    pub errors: u64,
+}
+
+/// What a session is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Not logged in yet.
+    Login,
+    /// Nothing owed, no transaction.
+    Idle,
+    /// The server owes a reply.
+    Active,
+    /// Nothing owed, in a transaction.
+    IdleInTransaction,
+}
+
+impl Session {
+    /// A session whose start-up packet is on its way to the server.
+    pub fn new(
+        facts: Arc<SessionFacts>,
+        application: String,
+        secret: [u8; 32],
+        replication: bool,
+        now: Instant,
+    ) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.push(Kind::Startup, Class::Other, 0, None);
+        Self {
+            facts,
+            application,
+            encoding: Encoding::default(),
+            secret,
+            replication,
+            ledger,
+            statements: Names::default(),
+            portals: Names::default(),
+            transaction: Transaction::default(),
+            client_rest: Rest::Pass(0),
+            server_rest: 0,
+            answer: None,
+            refusals: 0,
+            terminated: false,
+            fatal: false,
+            origin: now,
+        }
+    }
+
+    /// Judges what the client sent. On an error the session has to end with 08P01.
+    pub fn from_client(
+        &mut self,
+        pipe: &mut Pipe,
+        env: &Env<'_>,
+        classifier: &mut crate::sql::Classifier,
+        fx: &mut Effects,
+    ) -> Result<Next, BadLength> {
+        client::judge(self, pipe, env, classifier, fx)
+    }
+
+    /// Matches what the server sent with what it owed.
+    pub fn from_server(&mut self, pipe: &mut Pipe, env: &Env<'_>, fx: &mut Effects) -> Result<(), BadLength> {
+        server::relay(self, pipe, env, fx)
+    }
+
+    /// The answer to [`Next::AskRecorder`].
+    pub fn recorder_answered(&mut self, answer: Recording) {
+        self.answer = Some(answer);
+    }
+
+    /// The connection has ended: settles what is still open.
+    pub fn ended(&mut self, now: Instant, fx: &mut Effects) {
+        let mut commit_under_way = false;
+        for watched in self.ledger.drain() {
+            let steps = match watched {
+                Watched::Query(script) => script.steps,
+                Watched::Execute(step) => [step].into(),
+                Watched::Parse(..) | Watched::Bind(_) => continue,
+            };
+            for step in steps {
+                commit_under_way |= step.control == Some(crate::sql::Control::Commit);
+                if let Some(fact) = step.fact {
+                    // In autocommit the server may have committed it before the connection broke.
+                    fx.facts.push(finished(*fact, Outcome::Unknown, self.origin, now));
+                }
+            }
+        }
+        self.transaction.ended(commit_under_way, &mut fx.facts);
+    }
+
+    /// What it is doing.
+    pub fn activity(&mut self) -> Activity {
+        match self.ledger.front() {
+            Some(owed) if owed.kind == Kind::Startup => Activity::Login,
+            Some(_) => Activity::Active,
+            None if self.transaction.status == b'I' => Activity::Idle,
+            None => Activity::IdleInTransaction,
+        }
+    }
+
+    /// How many answers the server owes.
+    pub fn owed(&self) -> usize {
+        self.ledger.len()
+    }
+
+    /// Whether a message of our own may be put into the stream to the client: no frame is cut there.
+    pub fn at_boundary(&self, to_client: &Pipe) -> bool {
+        self.server_rest == 0 && to_client.incoming().is_empty()
+    }
+
+    /// Whether the end of the connection needs no explanation: the client said Terminate, or the server FATAL.
+    pub fn is_explained(&self) -> bool {
+        self.terminated || self.fatal
+    }
+
+    /// The server's last message came only in part: nothing can be said to the client any more.
+    pub fn cut_short(&mut self) {
+        self.fatal = true;
+    }
+
+    /// Microseconds of the session's life, wrapping.
+    fn micros(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.origin).as_micros() as u32
+    }
+
+    fn who(&self) -> Who<'_> {
+        Who {
+            branch: self.facts.branch.as_deref(),
+            user: &self.facts.user,
+            application: &self.application,
+            client: self.facts.client_addr,
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Refused {
+        self.refusals = self.refusals.wrapping_add(1);
+        Refused { number: self.refusals, refusal }
+    }
+}
+
+/// Fills in what became of it. `started_at` holds the time of day; the duration counts from the session's clock.
+fn finished(mut fact: StatementFact, outcome: Outcome, origin: Instant, now: Instant) -> StatementFact {
+    fact.outcome = outcome;
+    fact.duration = now.saturating_duration_since(origin).saturating_sub(fact.duration);
+    fact
+}
+
+impl Prepared {
+    fn plain(class: Class) -> Self {
+        Self { class, text: None }
+    }
+}

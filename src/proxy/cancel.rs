@@ -1,0 +1,79 @@
+//! Cancel requests: a key of ours stands for one session's server connection, and for no other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use subtle::ConstantTimeEq;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::upstream::Address;
+use crate::wire::startup::cancel_request;
+
+/// Where a session's cancel requests go.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub address: Address,
+    /// The server's own key.
+    pub pid: u32,
+    pub secret: Vec<u8>,
+    /// What the client was given in place of the server's secret.
+    pub ours: Vec<u8>,
+}
+
+/// The targets of all sessions, by the process id that the client knows, which is the server's.
+#[derive(Default)]
+pub(super) struct Cancels {
+    by_pid: Mutex<HashMap<u32, Vec<Arc<Target>>>>,
+}
+
+/// A session's entry; gone when dropped.
+pub(super) struct Entry<'a> {
+    cancels: &'a Cancels,
+    target: Arc<Target>,
+}
+
+impl Cancels {
+    pub fn enter(&self, target: Target) -> Entry<'_> {
+        let target = Arc::new(target);
+        self.lock().entry(target.pid).or_default().push(target.clone());
+        Entry { cancels: self, target }
+    }
+
+    /// The target whose key this is. Secrets are compared in constant time.
+    pub fn find(&self, pid: u32, secret: &[u8]) -> Option<Arc<Target>> {
+        self.lock().get(&pid)?.iter().find(|target| bool::from(target.ours.ct_eq(secret))).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Vec<Arc<Target>>>> {
+        self.by_pid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry<'_> {
+    pub fn target(&self) -> Arc<Target> {
+        self.target.clone()
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        let mut by_pid = self.cancels.lock();
+        if let Some(targets) = by_pid.get_mut(&self.target.pid) {
+            targets.retain(|target| !Arc::ptr_eq(target, &self.target));
+            if targets.is_empty() {
+                by_pid.remove(&self.target.pid);
+            }
+        }
+    }
+}
+
+impl Target {
+    /// Asks the server to cancel, and waits until it has hung up: then the signal is sent.
+    pub async fn cancel(&self) -> std::io::Result<()> {
+        let mut server = self.address.connect().await?;
+        server.write_all(&cancel_request(self.pid, &self.secret)).await?;
+        let mut nothing = [0; 64];
+        while server.read(&mut nothing).await? > 0 {}
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! The loop that moves a session's bytes.
+//!
+//! Four arms are live at every wake-up: read the client, write the server, read the server, write the client. None
+//! waits for another, so that no pipelining pattern can make both sides wait for each other; a full pipe stops
+//! only the arm that reads into it. One wake-up makes one read and one write for each burst of bytes.
+
+mod arms;
+mod effects;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime};
+
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use uuid::Uuid;
+
+use super::handshake::Link;
+use super::upstream::{Address, ServerStream};
+use super::{Relay, cancel, refuse};
+use crate::change::{Recording, SessionFacts};
+use crate::session::{Activity, Effects, Env, Limits, Next, Session};
+use crate::state::{Client, ClientState};
+use crate::telemetry::Side;
+use crate::wire::error::Text;
+use crate::wire::pipe::Pipe;
+
+/// Answers the server may owe before the client is read no further.
+const MAX_OWED: usize = 1 << 20;
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The client left, or both sides are through.
+    Closed,
+    /// The server hung up without a word.
+    ServerLost,
+    /// `KILL`, or the process ends.
+    Terminated,
+    /// Not logged in in time.
+    LoginTimeout,
+    /// The client or the server broke the protocol.
+    Protocol(Side),
+}
+
+/// Something a session waits for outside its own sockets; its client is not read meanwhile.
+enum Wait {
+    /// Whether the history can be written.
+    Recorder(Pin<Box<dyn Future<Output = Recording> + Send>>),
+    /// Room in the statement log.
+    Log(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+struct Drive<'a> {
+    relay: &'a Relay,
+    place: Arc<Client>,
+    facts: Arc<SessionFacts>,
+    address: Address,
+    secret: [u8; 32],
+    limits: Limits,
+    max_buffer: usize,
+    client: Arm<TcpStream>,
+    server: Arm<ServerStream>,
+    session: Session,
+    /// From the client to the server.
+    up: Pipe,
+    /// From the server to the client.
+    down: Pipe,
+    wait: Option<Wait>,
+    login: Option<Pin<Box<Sleep>>>,
+    cancel: Option<cancel::Entry<'a>>,
+    fx: Effects,
+    counted: bool,
+}
+
+/// A socket and what has become of it.
+struct Arm<S> {
+    stream: S,
+    /// It may still give bytes.
+    reads: bool,
+    /// It still takes bytes.
+    writes: bool,
+    /// The last read filled its buffer.
+    busy: bool,
+}
+
+/// Relays until one side is through.
+pub(super) async fn run(relay: &Relay, link: Link, deadline: Instant) {
+    let config = relay.shared.config.load();
+    let mut drive = Drive {
+        relay,
+        place: link.place,
+        facts: link.facts,
+        address: link.address,
+        secret: link.secret,
+        limits: Limits {
+            max_statement_parse: config.limits.max_statement_parse,
+            max_prepared: config.limits.max_prepared,
+            max_logged_sql: config.limits.max_logged_sql,
+        },
+        max_buffer: config.limits.max_buffer,
+        client: Arm::new(link.client),
+        server: Arm::new(link.server),
+        session: link.session,
+        up: Pipe::default(),
+        down: Pipe::default(),
+        wait: None,
+        login: Some(Box::pin(tokio::time::sleep_until(deadline.into()))),
+        cancel: None,
+        fx: Effects::default(),
+        counted: false,
+    };
+    drop(config);
+    drive.up.push(&link.packet);
+    let end = poll_fn(|cx| drive.turn(cx).map_or_else(Poll::Ready, |()| Poll::Pending)).await;
+    drive.finish(end).await;
+}
+
+impl Drive<'_> {
+    /// Moves what can be moved now.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.place.waker.register(cx.waker());
+        if let Some(login) = &mut self.login
+            && login.as_mut().poll(cx).is_ready()
+        {
+            return Err(End::LoginTimeout);
+        }
+        loop {
+            let mut moved = self.poll_wait(cx)?;
+            moved |= self.read_client(cx)?;
+            moved |= self.write_server(cx);
+            moved |= self.read_server(cx)?;
+            moved |= self.write_client(cx)?;
+            if !self.server.reads && self.down.is_empty() {
+                let lost = !self.session.is_explained() && self.client.reads;
+                return Err(if lost { End::ServerLost } else { End::Closed });
+            }
+            if !moved {
+                break;
+            }
+        }
+        let activity = self.session.activity();
+        self.note(activity);
+        if self.place.is_killed() || self.relay.shared.clients.is_ending() {
+            return Err(End::Terminated);
+        }
+        if activity == Activity::Idle && self.up.is_empty() && self.relay.shared.clients.is_draining() {
+            return Err(End::Terminated);
+        }
+        Ok(())
+    }
+
+    /// Goes on with what waited; true when it did.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        match &mut self.wait {
+            None => return Ok(false),
+            Some(Wait::Recorder(answer)) => match answer.as_mut().poll(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(answer) => self.session.recorder_answered(answer),
+            },
+            Some(Wait::Log(room)) => match room.as_mut().poll(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(()) => {}
+            },
+        }
+        self.wait = None;
+        self.judge_client()?;
+        Ok(true)
+    }
+
+    /// Lets the session judge what the client sent.
+    fn judge_client(&mut self) -> Result<(), End> {
+        let shared = &self.relay.shared;
+        let branch = self.facts.branch.as_deref();
+        let policy = shared.policy.load();
+        let env = Env {
+            policy: &policy,
+            recording: &|| effects::recording(shared, branch),
+            broken_because: &|| branch.map(|branch| shared.history.broken_because(branch)).unwrap_or_default(),
+            now: Instant::now(),
+            wall: SystemTime::now,
+            new_id: Uuid::now_v7,
+            limits: self.limits,
+        };
+        let (session, up, fx) = (&mut self.session, &mut self.up, &mut self.fx);
+        let next = effects::with_classifier(shared, |classifier| session.from_client(up, &env, classifier, fx));
+        drop(policy);
+        match next {
+            Ok(Next::Read) => {}
+            Ok(Next::AskRecorder) => self.wait = Some(self.ask_recorder()),
+            Err(error) => {
+                tracing::info!(session = %self.facts.id, %error, "protocol violation by the client");
+                return Err(End::Protocol(Side::Client));
+            }
+        }
+        self.apply();
+        Ok(())
+    }
+
+    /// Lets the session match what the server sent.
+    fn match_server(&mut self) -> Result<(), End> {
+        let env = Env {
+            policy: &crate::policy::Policy::default(),
+            recording: &|| Recording::NotRequired,
+            broken_because: &String::new,
+            now: Instant::now(),
+            wall: SystemTime::now,
+            new_id: Uuid::now_v7,
+            limits: self.limits,
+        };
+        if let Err(error) = self.session.from_server(&mut self.down, &env, &mut self.fx) {
+            tracing::error!(session = %self.facts.id, %error, "protocol violation by the server");
+            return Err(End::Protocol(Side::Server));
+        }
+        self.apply();
+        Ok(())
+    }
+
+    fn note(&self, activity: Activity) {
+        let state = match activity {
+            _ if self.wait.is_some() => ClientState::Waiting,
+            Activity::Login => ClientState::Login,
+            Activity::Idle => ClientState::Idle,
+            Activity::Active => ClientState::Active,
+            Activity::IdleInTransaction => ClientState::IdleInTransaction,
+        };
+        self.place.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Settles what is open, tells the client why, and hangs up.
+    async fn finish(mut self, end: End) {
+        let shared = &self.relay.shared;
+        let (sqlstate, message) = match end {
+            End::Closed => ("", ""),
+            End::ServerLost => ("08006", "the PostgreSQL server closed the connection unexpectedly"),
+            End::Terminated => ("57P01", "terminating connection due to administrator command"),
+            End::LoginTimeout => ("08006", "login did not finish in time"),
+            End::Protocol(Side::Client) => ("08P01", "invalid message from the client"),
+            End::Protocol(Side::Server | Side::Proxy) => ("08P01", "invalid message from the PostgreSQL server"),
+        };
+        match end {
+            End::Closed => {}
+            End::ServerLost | End::Protocol(Side::Server) => shared.metrics.error(Side::Server),
+            End::Protocol(Side::Client) | End::LoginTimeout => shared.metrics.error(Side::Client),
+            End::Terminated | End::Protocol(Side::Proxy) => shared.metrics.error(Side::Proxy),
+        }
+        if end == End::Terminated
+            && self.session.activity() == Activity::Active
+            && let Some(entry) = &self.cancel
+        {
+            // The server would run the statement to its end before it noticed that nobody listens.
+            let target = entry.target();
+            let _ = tokio::time::timeout(self.address.timeout(), target.cancel()).await;
+        }
+        if !sqlstate.is_empty() && self.session.at_boundary(&self.down) {
+            let outgoing = self.down.outgoing().to_vec();
+            let patience = std::time::Duration::from_secs(2);
+            let sent = tokio::io::AsyncWriteExt::write_all(&mut self.client.stream, &outgoing);
+            if matches!(tokio::time::timeout(patience, sent).await, Ok(Ok(()))) {
+                refuse::say(&mut self.client.stream, Text { sqlstate, message, detail: None, hint: None }).await;
+            }
+        }
+        self.session.ended(Instant::now(), &mut self.fx);
+        self.apply();
+        if let Some(wait) = self.wait.take() {
+            match wait {
+                Wait::Log(room) => room.await,
+                Wait::Recorder(_) => {}
+            }
+        }
+        if self.counted {
+            shared.metrics.client_left(self.facts.branch.as_deref());
+        }
+    }
+}
+
+impl<S> Arm<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, reads: true, writes: true, busy: false }
+    }
+}
+
+/// Whether an IO error is the other side's ordinary way to leave.
+fn is_farewell(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted
+    )
+}

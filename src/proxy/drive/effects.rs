@@ -1,0 +1,141 @@
+//! What the session's facts do outside: metrics, the statement log, what `SHOW CLIENTS` shows.
+
+use std::cell::RefCell;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::{Drive, Wait};
+use crate::change::{Outcome, Recording, StatementFact};
+use crate::config::OnFailure;
+use crate::proxy::cancel::Target;
+use crate::sql::{Class, Classifier};
+use crate::state::Shared;
+use crate::telemetry::{Connection, Side};
+
+thread_local! {
+    static CLASSIFIER: RefCell<Option<Classifier>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` with this thread's classifier, and counts its cache.
+pub(super) fn with_classifier<T>(shared: &Shared, work: impl FnOnce(&mut Classifier) -> T) -> T {
+    CLASSIFIER.with_borrow_mut(|classifier| {
+        let classifier = classifier.get_or_insert_with(|| Classifier::new(shared.config.load().limits.cache_bytes));
+        let done = work(classifier);
+        let (hits, misses) = classifier.take_counts();
+        if hits + misses > 0 {
+            shared.metrics.cache(hits, misses);
+        }
+        done
+    })
+}
+
+/// Whether a change on this branch can be recorded; with `on_failure = "allow"` it need not be, but is counted.
+pub(super) fn recording(shared: &Shared, branch: Option<&str>) -> Recording {
+    let Some(branch) = branch else { return Recording::NotRequired };
+    match shared.history.recording(branch) {
+        Recording::Broken if shared.config.load().history.on_failure == OnFailure::Allow => {
+            shared.metrics.history_failure();
+            Recording::NotRequired
+        }
+        recording => recording,
+    }
+}
+
+impl Drive<'_> {
+    /// Waits for a history that can be written, for as long as the configuration says.
+    pub(super) fn ask_recorder(&self) -> Wait {
+        let shared = self.relay.shared.clone();
+        let branch = self.facts.branch.clone().unwrap_or_default();
+        Wait::Recorder(Box::pin(async move {
+            let timeout = shared.config.load().history.timeout;
+            let answer = shared.history.wait_recording(&branch, timeout).await;
+            if answer == Recording::Broken {
+                shared.metrics.history_failure();
+            }
+            answer
+        }))
+    }
+
+    /// Hands the effects on; leaves them empty.
+    pub(super) fn apply(&mut self) {
+        let shared = &self.relay.shared;
+        let metrics = &shared.metrics;
+        let branch = self.facts.branch.as_deref();
+        if !self.fx.statements.is_empty() {
+            self.place.statements.fetch_add(self.fx.statements.len() as u64, Ordering::Relaxed);
+            for (class, duration) in self.fx.statements.drain(..) {
+                metrics.statement(class, duration);
+            }
+        }
+        for verdict in self.fx.verdicts.drain(..) {
+            metrics.verdict(branch, verdict);
+        }
+        for _ in 0..std::mem::take(&mut self.fx.errors) {
+            metrics.error(Side::Server);
+        }
+        if let Some(application) = self.fx.application.take() {
+            *self.place.application.lock().unwrap_or_else(PoisonError::into_inner) = application;
+        }
+        if let Some(sqlstate) = self.fx.login_failed.take() {
+            metrics.auth_failure(&sqlstate);
+            metrics.connection(Connection::AuthFailed);
+        }
+        if let Some((pid, secret)) = self.fx.key.take() {
+            let ours = self.secret.get(..secret.len()).unwrap_or(&self.secret).to_vec();
+            self.place.backend_pid.store(pid, Ordering::Relaxed);
+            self.cancel = Some(self.relay.cancels.enter(Target { address: self.address.clone(), pid, secret, ours }));
+        }
+        if std::mem::take(&mut self.fx.ready) {
+            self.login = None;
+            self.counted = true;
+            metrics.connection(Connection::Accepted);
+            metrics.client_joined(branch);
+        }
+        if !self.fx.facts.is_empty() {
+            self.log();
+        }
+    }
+
+    /// Puts facts into the statement log. When it is full the session waits; what finds no room in time is
+    /// reported, never dropped in silence.
+    fn log(&mut self) {
+        let shared = &self.relay.shared;
+        let mut left = Vec::new();
+        for fact in self.fx.facts.drain(..) {
+            if matters(&fact) {
+                shared.metrics.ddl(fact.session.branch.as_deref(), fact.tag, fact.outcome);
+            }
+            // A database that is no branch is not ours to keep a log of, save for what we refused in it.
+            if fact.session.branch.is_none() && fact.outcome != Outcome::Refused {
+                continue;
+            }
+            if !left.is_empty() {
+                left.push(fact);
+            } else if let Err(fact) = shared.history.log(fact) {
+                left.push(fact);
+            }
+        }
+        if left.is_empty() {
+            return;
+        }
+        let (shared, waiting) = (shared.clone(), self.wait.take());
+        self.wait = Some(Wait::Log(Box::pin(async move {
+            if let Some(Wait::Log(earlier)) = waiting {
+                earlier.await;
+            }
+            let timeout = shared.config.load().history.timeout;
+            for fact in left {
+                let (session, tag) = (fact.session.id, fact.tag);
+                if tokio::time::timeout(timeout, shared.history.log_wait(fact)).await.is_err() {
+                    shared.metrics.history_failure();
+                    tracing::error!(%session, tag, "the statement log is full: a statement's row is lost");
+                }
+            }
+        })));
+    }
+}
+
+/// Whether it counts in `ddl_total`.
+fn matters(fact: &StatementFact) -> bool {
+    fact.class == Class::Ddl || fact.tag.is_empty()
+}

@@ -1,0 +1,461 @@
+//! From the client: each statement is classified, judged, and noted in the ledger before it passes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::ledger::{Kind, Script, Watched};
+use super::prepared::{Prepared, Text};
+use super::refusal::Refused;
+use super::transaction::Step;
+use super::{Effects, Env, Next, Rest, Session};
+use crate::change::{Outcome, Recording, StatementFact, VerdictKind};
+use crate::policy::{Interest, Refusal, Verdict};
+use crate::sql::{Class, Classified, Classifier, Control, Statement, unread};
+use crate::wire::frame::{BadLength, HEADER, Head, cstr};
+use crate::wire::pipe::Pipe;
+
+/// The names at the head of a Bind, Execute, Describe or Close are looked for in this many bytes.
+const NAMES: usize = 64 << 10;
+
+/// What to do with the frame at the front.
+enum Judged {
+    /// It passes.
+    Pass,
+    /// It cannot be judged before more of it is there.
+    Wait,
+    /// The recorder has to be asked first.
+    Ask,
+    /// Its first `old` bytes give way to `new`; what follows them passes, or is dropped.
+    Replace { old: usize, new: Vec<u8>, drop_rest: bool },
+}
+
+/// Judges as many frames as are there.
+pub(super) fn judge(
+    session: &mut Session,
+    pipe: &mut Pipe,
+    env: &Env<'_>,
+    classifier: &mut Classifier,
+    fx: &mut Effects,
+) -> Result<Next, BadLength> {
+    loop {
+        match session.client_rest {
+            Rest::Pass(0) | Rest::Drop(0) => {}
+            Rest::Pass(rest) => {
+                let n = rest.min(pipe.incoming().len());
+                pipe.pass(n);
+                session.client_rest = Rest::Pass(rest - n);
+            }
+            Rest::Drop(rest) => {
+                let n = rest.min(pipe.incoming().len());
+                pipe.replace(n, b"");
+                session.client_rest = Rest::Drop(rest - n);
+            }
+        }
+        let bytes = pipe.incoming();
+        let Some(head) = Head::read(bytes)? else { return Ok(Next::Read) };
+        let body = bytes.get(HEADER..head.total.min(bytes.len())).unwrap_or_default();
+        let frame = Frame { head, body, env };
+        match session.frame(&frame, classifier, fx) {
+            Judged::Pass => session.client_rest = Rest::Pass(head.total),
+            Judged::Wait => return Ok(Next::Read),
+            Judged::Ask => return Ok(Next::AskRecorder),
+            Judged::Replace { old, new, drop_rest } => {
+                pipe.replace(old, &new);
+                let rest = head.total - old;
+                session.client_rest = if drop_rest { Rest::Drop(rest) } else { Rest::Pass(rest) };
+            }
+        }
+    }
+}
+
+/// A frame, as much of it as is there.
+struct Frame<'a> {
+    head: Head,
+    body: &'a [u8],
+    env: &'a Env<'a>,
+}
+
+impl Frame<'_> {
+    fn is_whole(&self) -> bool {
+        self.body.len() + HEADER == self.head.total
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.head.total > self.env.limits.max_statement_parse
+    }
+}
+
+/// A statement that is to be run, and what the rules said.
+struct Ruled<'a> {
+    statement: &'a Statement,
+    sql: &'a [u8],
+    rule: Option<String>,
+}
+
+impl Session {
+    fn frame(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
+        match frame.head.tag {
+            b'Q' => self.query(frame, classifier, fx),
+            b'P' => self.parse(frame, classifier, fx),
+            b'B' => self.bind(frame, fx),
+            b'E' => self.execute(frame),
+            b'D' => self.owe(Kind::Describe, Class::Other, frame, None),
+            b'C' => self.close(frame),
+            b'S' => self.owe(Kind::Sync, Class::Other, frame, None),
+            b'F' => self.call(frame, fx),
+            b'c' | b'f' => self.owe(Kind::CopyEnd, Class::Other, frame, None),
+            b'X' => {
+                self.terminated = true;
+                Judged::Pass
+            }
+            // CopyData, Flush, passwords; what is no message at all the server itself answers.
+            _ => Judged::Pass,
+        }
+    }
+
+    fn owe(&mut self, kind: Kind, class: Class, frame: &Frame<'_>, watched: Option<Watched>) -> Judged {
+        let at = self.micros(frame.env.now);
+        if let Some(Watched::Parse(undo, _)) = self.ledger.push(kind, class, at, watched) {
+            self.statements.undo(undo);
+        }
+        Judged::Pass
+    }
+
+    fn query(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
+        if self.replication && is_replication_command(frame.body) {
+            return self.owe(Kind::Query, Class::Other, frame, None);
+        }
+        if frame.is_too_long() {
+            return self.script(frame, &unread(0), b"", fx);
+        }
+        if !frame.is_whole() {
+            return Judged::Wait;
+        }
+        let text = cstr(frame.body).map_or(frame.body, |(text, _)| text);
+        match classifier.classify(text, self.encoding) {
+            Classified::Plain(class) => match frame.env.policy.interest(class) {
+                Interest::None => self.owe(Kind::Query, class, frame, None),
+                Interest::Class => match frame.env.policy.judge_class(&self.who(), class) {
+                    Verdict::Allow(_) => self.owe(Kind::Query, class, frame, None),
+                    Verdict::Refuse(_) => self.script(frame, &classifier.parse(text, self.encoding), text, fx),
+                },
+                Interest::Parse => self.script(frame, &classifier.parse(text, self.encoding), text, fx),
+            },
+            Classified::Statements(statements) => self.script(frame, &statements, text, fx),
+        }
+    }
+
+    /// A Query whose statements are known.
+    fn script(&mut self, frame: &Frame<'_>, statements: &[Statement], text: &[u8], fx: &mut Effects) -> Judged {
+        let class = statements.first().map_or(Class::Other, |statement| statement.class);
+        let mut steps = VecDeque::new();
+        let mut matters = false;
+        for statement in statements {
+            let sql = text.get(statement.range.clone()).unwrap_or_default();
+            match self.rule(statement, frame.env) {
+                Ok(None) => return Judged::Ask,
+                Ok(Some(rule)) => {
+                    let ruled = Ruled { statement, sql, rule };
+                    let step = self.step(&ruled, frame.env);
+                    matters |= step.fact.is_some() || step.control.as_ref().is_some_and(|c| *c != Control::Begin);
+                    if step.fact.is_some() {
+                        fx.verdicts.push(VerdictKind::Allow);
+                    }
+                    steps.push_back(step);
+                }
+                Err(refusal) => {
+                    let refused = self.refused(statement, sql, refusal, frame.env, fx);
+                    let (old, new) = if frame.is_too_long() {
+                        (HEADER, refused.query(b"", &(0..0)))
+                    } else {
+                        (frame.head.total, refused.query(text, &statement.range))
+                    };
+                    let script = Script { steps, refused: Some(refused) };
+                    self.owe(Kind::Query, class, frame, Some(Watched::Query(script)));
+                    return Judged::Replace { old, new, drop_rest: true };
+                }
+            }
+        }
+        self.answer = None;
+        let script = matters.then_some(Watched::Query(Script { steps, refused: None }));
+        self.owe(Kind::Query, class, frame, script)
+    }
+
+    fn parse(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
+        let too_long = frame.is_too_long();
+        if !frame.is_whole() && !too_long {
+            return Judged::Wait;
+        }
+        let Some((name, rest)) = cstr(frame.body) else {
+            if !frame.is_whole() && frame.body.len() < NAMES {
+                return Judged::Wait;
+            }
+            return self.owe(Kind::Parse, Class::Other, frame, None);
+        };
+        let (text, tail) = if too_long { (&b""[..], &b"\0\0"[..]) } else { cstr(rest).unwrap_or((rest, b"")) };
+        let prepared = if too_long {
+            self.prepare(&unread(0), b"", frame.env)
+        } else {
+            match classifier.classify(text, self.encoding) {
+                Classified::Plain(class) => match frame.env.policy.interest(class) {
+                    Interest::None => Prepared::plain(class),
+                    Interest::Class | Interest::Parse => {
+                        self.prepare(&classifier.parse(text, self.encoding), text, frame.env)
+                    }
+                },
+                Classified::Statements(statements) => self.prepare(&statements, text, frame.env),
+            }
+        };
+        if let Some(known) = &prepared.text {
+            match self.rule(&known.statement, frame.env) {
+                Ok(None) => return Judged::Ask,
+                Ok(Some(_)) => {}
+                Err(refusal) => {
+                    let refused = self.refused(&known.statement, text, refusal, frame.env, fx);
+                    let new = refused.parse(name, tail);
+                    let old = if too_long { HEADER + name.len() + 1 } else { frame.head.total };
+                    let undo = self.statements.set_undoable(name, Prepared::default(), frame.env.limits.max_prepared);
+                    self.owe(Kind::Parse, Class::Other, frame, Some(Watched::Parse(undo, Some(refused))));
+                    return Judged::Replace { old, new, drop_rest: true };
+                }
+            }
+        }
+        self.answer = None;
+        let max = frame.env.limits.max_prepared;
+        if name.is_empty() {
+            // A failed Parse leaves no unnamed statement at all, so there is nothing to undo.
+            self.statements.set(name, prepared, max);
+            return self.owe(Kind::Parse, Class::Other, frame, None);
+        }
+        let undo = self.statements.set_undoable(name, prepared, max);
+        self.owe(Kind::Parse, Class::Other, frame, Some(Watched::Parse(undo, None)))
+    }
+
+    /// What is remembered of a Parse. Several statements in one are the server's to reject (42601).
+    fn prepare(&self, statements: &[Statement], text: &[u8], env: &Env<'_>) -> Prepared {
+        let [statement] = statements else { return Prepared::default() };
+        let matters = is_logged(statement)
+            || statement.control.is_some()
+            || statement.setting.is_some()
+            || env.policy.interest(statement.class) != Interest::None;
+        let text = matters.then(|| {
+            let sql = logged_sql(text.get(statement.range.clone()).unwrap_or_default(), env.limits.max_logged_sql);
+            Arc::new(Text { statement: statement.clone(), sql })
+        });
+        Prepared { class: statement.class, text }
+    }
+
+    fn bind(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
+        let names = cstr(frame.body).and_then(|(portal, rest)| Some((portal, cstr(rest)?.0)));
+        let Some((portal, name)) = names else {
+            if !frame.is_whole() && frame.body.len() < NAMES {
+                return Judged::Wait;
+            }
+            return self.owe(Kind::Bind, Class::Other, frame, None);
+        };
+        let prepared = self.statements.find(name).cloned().unwrap_or_default();
+        if let Some(known) = &prepared.text {
+            // The rules may have changed since Parse.
+            match self.rule(&known.statement, frame.env) {
+                Ok(None) => return Judged::Ask,
+                Ok(Some(_)) => {}
+                Err(refusal) => {
+                    let refused = self.refused(&known.statement, known.sql.as_bytes(), refusal, frame.env, fx);
+                    let old = HEADER + portal.len() + 1 + name.len() + 1;
+                    let new = refused.bind_head(portal, frame.head.total - old);
+                    self.owe(Kind::Bind, Class::Other, frame, Some(Watched::Bind(refused)));
+                    return Judged::Replace { old, new, drop_rest: false };
+                }
+            }
+        }
+        self.answer = None;
+        self.portals.set(portal, prepared, frame.env.limits.max_prepared);
+        self.owe(Kind::Bind, Class::Other, frame, None)
+    }
+
+    fn execute(&mut self, frame: &Frame<'_>) -> Judged {
+        let Some((portal, _)) = cstr(frame.body) else {
+            if !frame.is_whole() && frame.body.len() < NAMES {
+                return Judged::Wait;
+            }
+            return self.owe(Kind::Execute, Class::Other, frame, None);
+        };
+        let Some(prepared) = self.portals.find(portal) else {
+            return self.owe(Kind::Execute, Class::Other, frame, None);
+        };
+        let class = prepared.class;
+        let step = prepared.text.clone().map(|known| {
+            let ruled = Ruled { statement: &known.statement, sql: known.sql.as_bytes(), rule: None };
+            self.step(&ruled, frame.env)
+        });
+        let watched = step.filter(|step| step.fact.is_some() || step.control.is_some()).map(Watched::Execute);
+        self.owe(Kind::Execute, class, frame, watched)
+    }
+
+    fn close(&mut self, frame: &Frame<'_>) -> Judged {
+        if let Some((kind, rest)) = frame.body.split_first() {
+            match cstr(rest) {
+                Some((name, _)) if *kind == b'S' => self.statements.close(name),
+                Some((name, _)) => self.portals.close(name),
+                None if !frame.is_whole() && frame.body.len() < NAMES => return Judged::Wait,
+                None => {}
+            }
+        } else if !frame.is_whole() {
+            return Judged::Wait;
+        }
+        self.owe(Kind::Close, Class::Other, frame, None)
+    }
+
+    /// A fast-path call runs a function by its number: nobody can see in its text what it does.
+    fn call(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
+        if frame.env.policy.interest(Class::Opaque) != Interest::None
+            && let Verdict::Refuse(refusal) = frame.env.policy.judge_class(&self.who(), Class::Opaque)
+        {
+            let mut statement = unread(0)[0].clone();
+            statement.class = Class::Opaque;
+            let refused = self.refused(&statement, b"", refusal, frame.env, fx);
+            let new = refused.query(b"", &(0..0));
+            let script = Script { steps: VecDeque::new(), refused: Some(refused) };
+            self.owe(Kind::Query, Class::Opaque, frame, Some(Watched::Query(script)));
+            return Judged::Replace { old: HEADER, new, drop_rest: true };
+        }
+        self.owe(Kind::Call, Class::Opaque, frame, None)
+    }
+
+    /// Whether the statement may run: the rule that said so, `None` where the recorder has to be asked first,
+    /// or why not.
+    fn rule(&self, statement: &Statement, env: &Env<'_>) -> Result<Option<Option<String>>, Refusal> {
+        if let Some(refusal) = guarded_setting(statement) {
+            return Err(refusal);
+        }
+        let rule = match env.policy.judge(&self.who(), statement) {
+            Verdict::Refuse(refusal) => return Err(refusal),
+            Verdict::Allow(rule) => rule,
+        };
+        if !statement.may_be_ddl() || statement.temporary || self.transaction.status == b'E' {
+            return Ok(Some(rule));
+        }
+        match self.answer.unwrap_or_else(|| (env.recording)()) {
+            Recording::NotRequired | Recording::Ready => Ok(Some(rule)),
+            Recording::Broken if self.answer.is_none() => Ok(None),
+            Recording::Broken => Err(Refusal {
+                sqlstate: "PG003",
+                rule: None,
+                message: format!("{} refused: the history cannot be written", tag(statement)),
+                detail: Some((env.broken_because)()),
+                hint: Some("See SHOW HEALTH on the control port, and pggit-proxy migrate status.".into()),
+            }),
+        }
+    }
+
+    /// Logs the refusal, and gives it a number.
+    fn refused(
+        &mut self,
+        statement: &Statement,
+        sql: &[u8],
+        refusal: Refusal,
+        env: &Env<'_>,
+        fx: &mut Effects,
+    ) -> Refused {
+        self.answer = None;
+        let mut fact = self.fact(&Ruled { statement, sql, rule: refusal.rule.clone() }, env);
+        fact.verdict = VerdictKind::Refuse;
+        fact.outcome = Outcome::Refused;
+        fact.duration = std::time::Duration::ZERO;
+        fact.sqlstate = Some(refusal.sqlstate.to_owned());
+        fact.error = Some(refusal.message.clone());
+        fx.verdicts.push(VerdictKind::Refuse);
+        fx.facts.push(fact);
+        self.refuse(refusal)
+    }
+
+    fn step(&self, ruled: &Ruled<'_>, env: &Env<'_>) -> Step {
+        let fact = is_logged(ruled.statement).then(|| Box::new(self.fact(ruled, env)));
+        Step { control: ruled.statement.control.clone(), fact }
+    }
+
+    /// A fact whose outcome is still open; `duration` holds the session's age until then.
+    fn fact(&self, ruled: &Ruled<'_>, env: &Env<'_>) -> StatementFact {
+        StatementFact {
+            id: (env.new_id)(),
+            session: self.facts.clone(),
+            tag: ruled.statement.tag,
+            class: ruled.statement.class,
+            sql: logged_sql(ruled.sql, env.limits.max_logged_sql),
+            verdict: VerdictKind::Allow,
+            rule: ruled.rule.clone(),
+            outcome: Outcome::Unknown,
+            sqlstate: None,
+            error: None,
+            application_name: self.application.clone(),
+            started_at: (env.wall)(),
+            duration: env.now.saturating_duration_since(self.origin),
+        }
+    }
+}
+
+fn is_logged(statement: &Statement) -> bool {
+    statement.may_be_ddl() || statement.class == Class::Role
+}
+
+fn tag(statement: &Statement) -> &str {
+    if statement.tag.is_empty() { "statement" } else { statement.tag }
+}
+
+/// The text as it is logged: UTF-8, cut at the bound with a mark.
+fn logged_sql(sql: &[u8], max: usize) -> String {
+    match sql.get(..max) {
+        Some(head) if sql.len() > max => format!("{} … [{} bytes]", String::from_utf8_lossy(head), sql.len()),
+        _ => String::from_utf8_lossy(sql).into_owned(),
+    }
+}
+
+/// The settings that say whose change it is are set by the proxy alone, at connect.
+fn guarded_setting(statement: &Statement) -> Option<Refusal> {
+    if statement.tag == "RESET" {
+        return None;
+    }
+    let setting = statement.setting.as_deref()?;
+    let (sqlstate, message, hint) = match setting {
+        "pggit.branch" => (
+            "55P02",
+            "parameter \"pggit.branch\" cannot be changed in a session",
+            "Connect to the branch instead, in psql with \\c app/feature-x.",
+        ),
+        "pggit.session" | "pggit.client" => {
+            ("42501", "permission denied to set a parameter of the proxy's own", "It is set by the proxy at connect.")
+        }
+        _ => return None,
+    };
+    Some(Refusal {
+        sqlstate,
+        rule: None,
+        message: message.to_owned(),
+        detail: Some(format!("Parameter: {setting}.")),
+        hint: Some(hint.to_owned()),
+    })
+}
+
+/// The grammar of a WAL sender, which is no SQL.
+/// <https://www.postgresql.org/docs/current/protocol-replication.html>
+fn is_replication_command(body: &[u8]) -> bool {
+    let word: Vec<u8> = body
+        .trim_ascii_start()
+        .iter()
+        .take_while(|byte| byte.is_ascii_alphabetic() || **byte == b'_')
+        .take(32)
+        .map(u8::to_ascii_uppercase)
+        .collect();
+    matches!(
+        word.as_slice(),
+        b"IDENTIFY_SYSTEM"
+            | b"START_REPLICATION"
+            | b"CREATE_REPLICATION_SLOT"
+            | b"ALTER_REPLICATION_SLOT"
+            | b"DROP_REPLICATION_SLOT"
+            | b"READ_REPLICATION_SLOT"
+            | b"TIMELINE_HISTORY"
+            | b"BASE_BACKUP"
+            | b"UPLOAD_MANIFEST"
+    )
+}

@@ -1,0 +1,109 @@
+//! What became of logged statements: they are applied when their transaction commits, and only then.
+
+use crate::change::{Outcome, StatementFact};
+use crate::sql::Control;
+
+/// One statement that was sent: what to do when its CommandComplete comes.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// Set where it moves the transaction.
+    pub control: Option<Control>,
+    /// Set where it is logged; its outcome is filled in later.
+    pub fact: Option<Box<StatementFact>>,
+}
+
+/// The session's transaction, as far as the statement log needs it.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    /// The status byte of the last ReadyForQuery: `I`, `T` or `E`.
+    pub status: u8,
+    /// Statements that succeeded, whose transaction is still open.
+    done: Vec<StatementFact>,
+    /// Name, and how many of `done` came before it.
+    savepoints: Vec<(String, usize)>,
+    /// The error since the last ReadyForQuery, if there was one: SQLSTATE and message.
+    error: Option<(String, String)>,
+}
+
+impl Default for Transaction {
+    fn default() -> Self {
+        Self { status: b'I', done: Vec::new(), savepoints: Vec::new(), error: None }
+    }
+}
+
+impl Transaction {
+    /// A statement completed with this command tag. `resolved` gets every fact whose outcome is now known.
+    pub fn completed(&mut self, step: Step, tag: &[u8], resolved: &mut Vec<StatementFact>) {
+        if let Some(fact) = step.fact {
+            self.done.push(*fact);
+        }
+        match step.control {
+            None => {}
+            Some(Control::Begin) => {}
+            // COMMIT of a failed transaction completes as ROLLBACK.
+            Some(Control::Commit) if tag == b"COMMIT" => self.end(Outcome::Applied, resolved),
+            Some(Control::Commit | Control::Rollback) => self.end(Outcome::RolledBack, resolved),
+            // COMMIT PREPARED may come from any session, any time later.
+            Some(Control::Prepare(_)) => self.end(Outcome::Unknown, resolved),
+            Some(Control::CommitPrepared(_) | Control::RollbackPrepared(_)) => {}
+            Some(Control::Savepoint(name)) => self.savepoints.push((name, self.done.len())),
+            Some(Control::Release(name)) => {
+                if let Some(at) = self.savepoint(&name) {
+                    self.savepoints.truncate(at);
+                }
+            }
+            Some(Control::RollbackTo(name)) => {
+                if let Some(at) = self.savepoint(&name) {
+                    let from = self.savepoints.get(at).map_or(0, |(_, done)| *done);
+                    self.resolve(from, Outcome::RolledBack, resolved);
+                    self.savepoints.truncate(at + 1);
+                }
+            }
+        }
+    }
+
+    /// The server answered with an error.
+    pub fn failed(&mut self, sqlstate: &str, message: &str) {
+        self.error = Some((sqlstate.to_owned(), message.to_owned()));
+    }
+
+    /// ReadyForQuery. An implicit transaction has ended by now: with an error since, it was rolled back.
+    pub fn ready(&mut self, status: u8, resolved: &mut Vec<StatementFact>) {
+        self.status = status;
+        let error = self.error.take();
+        if status == b'I' {
+            match error {
+                None => self.end(Outcome::Applied, resolved),
+                Some((sqlstate, message)) => {
+                    for fact in &mut self.done {
+                        fact.sqlstate = Some(sqlstate.clone());
+                        fact.error = Some(message.clone());
+                    }
+                    self.end(Outcome::RolledBack, resolved);
+                }
+            }
+        }
+    }
+
+    /// The connection ended. With a COMMIT under way nobody knows; else the server rolled back.
+    pub fn ended(&mut self, commit_under_way: bool, resolved: &mut Vec<StatementFact>) {
+        let outcome = if commit_under_way { Outcome::Unknown } else { Outcome::RolledBack };
+        self.end(outcome, resolved);
+    }
+
+    fn end(&mut self, outcome: Outcome, resolved: &mut Vec<StatementFact>) {
+        self.savepoints.clear();
+        self.resolve(0, outcome, resolved);
+    }
+
+    fn savepoint(&self, name: &str) -> Option<usize> {
+        self.savepoints.iter().rposition(|(found, _)| found == name)
+    }
+
+    fn resolve(&mut self, from: usize, outcome: Outcome, resolved: &mut Vec<StatementFact>) {
+        resolved.extend(self.done.drain(from.min(self.done.len())..).map(|mut fact| {
+            fact.outcome = outcome;
+            fact
+        }));
+    }
+}
