@@ -1,11 +1,20 @@
 //! Rules and what they say: pure, from facts to a verdict.
+//!
+//! Order: a freeze, then the rules (the first match decides), then the protection of a branch. What cannot be known
+//! (a text that does not parse, a table named without its schema) counts as matched by a rule that refuses and as
+//! not matched by a rule that allows.
+
+mod judge;
+mod pattern;
 
 use std::net::IpAddr;
 
 use globset::GlobMatcher;
 use ipnet::IpNet;
 
-use crate::sql::{Class, Statement};
+pub use pattern::{ObjectPattern, any_case_glob, glob};
+
+use crate::sql::Class;
 
 /// What a rule does with a statement that matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +23,16 @@ pub enum Action {
     Allow,
     /// Answer with an error; the server never runs it.
     Refuse,
+}
+
+impl Action {
+    /// The word in the configuration and in `SHOW RULES`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Refuse => "refuse",
+        }
+    }
 }
 
 /// One `[[rule]]`. An absent condition matches everything.
@@ -33,8 +52,8 @@ pub struct Rule {
     pub class: Vec<Class>,
     /// Command tags, upper case.
     pub tag: Option<GlobMatcher>,
-    /// `schema.name`; a name without schema is matched as `*.name`.
-    pub object: Option<GlobMatcher>,
+    /// `schema.name`; a pattern without schema is read as `*.name`.
+    pub object: Option<ObjectPattern>,
     /// What to do.
     pub action: Action,
     /// The error's message, instead of the standard one.
@@ -109,4 +128,29 @@ pub struct Policy {
     pub freezes: Vec<Freeze>,
     /// Names of protected branches: DDL and role changes are refused unless a rule allowed them.
     pub protected: Vec<String>,
+}
+
+impl Rule {
+    /// The columns of [`Rule::describe`], as the configuration names them.
+    pub const FIELDS: [&'static str; 11] =
+        ["name", "branch", "user", "application", "client", "class", "tag", "object", "action", "message", "hint"];
+
+    /// The rule's values in the order of [`Rule::FIELDS`]; `None` for an absent condition.
+    pub fn describe(&self) -> [Option<String>; 11] {
+        let glob = |glob: &Option<GlobMatcher>| glob.as_ref().map(|glob| glob.glob().glob().to_owned());
+        let list = |words: Vec<String>| if words.is_empty() { None } else { Some(words.join(", ")) };
+        [
+            Some(self.name.clone()),
+            glob(&self.branch),
+            glob(&self.user),
+            glob(&self.application),
+            list(self.client.iter().map(ToString::to_string).collect()),
+            list(self.class.iter().map(|class| class.as_str().to_owned()).collect()),
+            glob(&self.tag),
+            self.object.as_ref().map(ToString::to_string),
+            Some(self.action.as_str().to_owned()),
+            self.message.clone(),
+            self.hint.clone(),
+        ]
+    }
 }

@@ -1,0 +1,217 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+use super::*;
+use crate::policy::{Freeze, ObjectPattern, any_case_glob, glob};
+use crate::sql::ObjectName;
+
+fn rule(name: &str, action: Action) -> Rule {
+    Rule {
+        name: name.into(),
+        branch: None,
+        user: None,
+        application: None,
+        client: Vec::new(),
+        class: Vec::new(),
+        tag: None,
+        object: None,
+        action,
+        message: None,
+        hint: None,
+    }
+}
+
+fn rules(rules: impl IntoIterator<Item = Rule>) -> Policy {
+    Policy { rules: rules.into_iter().collect(), ..Policy::default() }
+}
+
+fn protected() -> Policy {
+    Policy { protected: vec!["main".into()], ..Policy::default() }
+}
+
+const ANN: Who<'static> = Who { branch: Some("main"), user: "ann", application: "psql", client: None };
+
+fn statement(class: Class, tag: &'static str, objects: &[&str]) -> Statement {
+    let object = |text: &&str| match text.split_once('.') {
+        Some((schema, name)) => ObjectName { schema: Some(schema.into()), name: name.into() },
+        None => ObjectName { schema: None, name: (*text).into() },
+    };
+    Statement {
+        range: 0..0,
+        tag,
+        class,
+        action: None,
+        object_type: None,
+        objects: objects.iter().map(object).collect(),
+        transactional: true,
+        temporary: false,
+        parsed: true,
+        control: None,
+        setting: None,
+    }
+}
+
+fn create(objects: &[&str]) -> Statement {
+    statement(Class::Ddl, "CREATE TABLE", objects)
+}
+
+fn unread() -> Statement {
+    Statement { parsed: false, ..statement(Class::Other, "", &[]) }
+}
+
+fn refusal(verdict: Verdict) -> Refusal {
+    match verdict {
+        Verdict::Refuse(refusal) => refusal,
+        Verdict::Allow(rule) => panic!("allowed by {rule:?}"),
+    }
+}
+
+fn refuses(policy: &Policy, statement: &Statement) -> bool {
+    matches!(policy.judge(&ANN, statement), Verdict::Refuse(_))
+}
+
+#[test]
+fn no_match_allows() {
+    assert_eq!(rules([]).judge(&ANN, &create(&["t"])), Verdict::Allow(None));
+}
+
+#[test]
+fn first_match_decides() {
+    let policy = rules([
+        Rule { user: Some(glob("a*").unwrap()), ..rule("ann-may", Action::Allow) },
+        rule("nobody", Action::Refuse),
+    ]);
+    assert_eq!(policy.judge(&ANN, &create(&["t"])), Verdict::Allow(Some("ann-may".into())));
+    let bob = Who { user: "bob", ..ANN };
+    assert_eq!(refusal(policy.judge(&bob, &create(&["t"]))).rule.as_deref(), Some("nobody"));
+}
+
+#[test]
+fn refusal_names_rule_branch_and_way_out() {
+    let refused = refusal(rules([rule("no-ddl", Action::Refuse)]).judge(&ANN, &create(&["t"])));
+    assert_eq!(refused.sqlstate, "42501");
+    assert_eq!(refused.message, "CREATE TABLE refused by rule \"no-ddl\"");
+    assert_eq!(refused.detail.as_deref(), Some("Rule: no-ddl; branch: main."));
+    assert_eq!(refused.hint.as_deref(), Some(HINT));
+}
+
+#[test]
+fn rule_may_bring_its_own_words() {
+    let own = Rule { message: Some("not here".into()), hint: Some("there".into()), ..rule("r", Action::Refuse) };
+    let refused = refusal(rules([own]).judge(&ANN, &create(&["t"])));
+    assert_eq!((refused.message.as_str(), refused.hint.as_deref()), ("not here", Some("there")));
+}
+
+#[test]
+fn protected_branch_refuses_ddl_roles_and_unread_texts_only() {
+    let refused = refusal(protected().judge(&ANN, &create(&["t"])));
+    assert_eq!(refused.message, "CREATE TABLE on protected branch \"main\" refused");
+    assert_eq!(refused.rule, None);
+    assert!(refuses(&protected(), &statement(Class::Role, "CREATE ROLE", &[])));
+    assert!(refuses(&protected(), &unread()));
+    for class in Class::ALL.into_iter().filter(|class| !matches!(class, Class::Ddl | Class::Role)) {
+        assert!(!refuses(&protected(), &statement(class, "X", &[])), "{class:?}");
+    }
+    let elsewhere = Who { branch: Some("feature/x"), ..ANN };
+    assert_eq!(protected().judge(&elsewhere, &create(&["t"])), Verdict::Allow(None));
+    let unmanaged = Who { branch: None, ..ANN };
+    assert_eq!(protected().judge(&unmanaged, &create(&["t"])), Verdict::Allow(None));
+}
+
+#[test]
+fn rule_opens_a_protected_branch_but_not_a_frozen_one() {
+    let mut policy = Policy { rules: vec![rule("all", Action::Allow)], ..protected() };
+    assert!(!refuses(&policy, &create(&["t"])));
+    policy.freezes.push(Freeze { branch: "main".into(), by: "eve".into() });
+    let refused = refusal(policy.judge(&ANN, &create(&["t"])));
+    assert_eq!(refused.message, "CREATE TABLE refused: branch \"main\" is frozen");
+    assert_eq!(refused.detail.as_deref(), Some("Frozen by eve; branch: main."));
+}
+
+#[test]
+fn temporary_objects_do_not_touch_the_branch_but_rules_see_them() {
+    let temporary = Statement { temporary: true, ..create(&["t"]) };
+    let mut policy = protected();
+    policy.freezes.push(Freeze { branch: "main".into(), by: "eve".into() });
+    assert!(!refuses(&policy, &temporary));
+    assert!(refuses(&rules([rule("none", Action::Refuse)]), &temporary));
+}
+
+#[test]
+fn one_forbidden_object_is_refused_and_only_allowed_ones_are_allowed() {
+    let on = |action| Rule { object: Some(ObjectPattern::new("audit.*").unwrap()), ..rule("audit", action) };
+    let refuse = rules([on(Action::Refuse)]);
+    assert!(refuses(&refuse, &create(&["public.t", "audit.log"])));
+    assert!(!refuses(&refuse, &create(&["public.t"])));
+    assert!(!refuses(&refuse, &create(&[])));
+    let allow = Policy { rules: vec![on(Action::Allow)], ..protected() };
+    assert!(!refuses(&allow, &create(&["audit.a", "audit.b"])));
+    assert!(refuses(&allow, &create(&["audit.a", "public.b"])));
+    assert!(refuses(&allow, &create(&[])));
+}
+
+#[test]
+fn object_without_schema_is_refused_with_a_hint_and_not_allowed() {
+    let on = |action| Rule { object: Some(ObjectPattern::new("audit.*").unwrap()), ..rule("audit", action) };
+    let refused = refusal(rules([on(Action::Refuse)]).judge(&ANN, &create(&["log"])));
+    assert!(refused.hint.unwrap().starts_with("Name the schema of \"log\""));
+    assert!(refuses(&Policy { rules: vec![on(Action::Allow)], ..protected() }, &create(&["log"])));
+}
+
+#[test]
+fn unread_text_is_never_waved_through() {
+    let tagged = |action| Rule { tag: Some(any_case_glob("drop *").unwrap()), ..rule("r", action) };
+    let named = |action| Rule { object: Some(ObjectPattern::new("*").unwrap()), ..rule("r", action) };
+    let ddl = |action| Rule { class: vec![Class::Ddl], ..rule("r", action) };
+    for make in [tagged, named, ddl] {
+        assert!(refuses(&rules([make(Action::Refuse)]), &unread()));
+    }
+    for make in [tagged, named] {
+        assert!(refuses(&Policy { rules: vec![make(Action::Allow)], ..protected() }, &unread()));
+    }
+    let others = Rule { class: vec![Class::Other, Class::Read], ..rule("r", Action::Allow) };
+    assert!(refuses(&Policy { rules: vec![others], ..protected() }, &unread()));
+    assert!(!refuses(&Policy { rules: vec![ddl(Action::Allow)], ..protected() }, &unread()));
+}
+
+#[test]
+fn client_networks_match_addresses_only() {
+    let policy = rules([Rule { client: vec!["10.0.0.0/8".parse().unwrap()], ..rule("net", Action::Refuse) }]);
+    let from = |client: Option<&str>| {
+        let who = Who { client: client.map(|client| client.parse().unwrap()), ..ANN };
+        matches!(policy.judge(&who, &create(&["t"])), Verdict::Refuse(_))
+    };
+    assert!(from(Some("10.1.2.3")) && from(Some("::ffff:10.1.2.3")));
+    assert!(!from(Some("192.168.0.1")) && !from(None));
+}
+
+#[test]
+fn branch_condition_needs_a_branch() {
+    let policy = rules([Rule { branch: Some(glob("*").unwrap()), ..rule("any", Action::Refuse) }]);
+    assert_eq!(policy.judge(&Who { branch: None, ..ANN }, &create(&["t"])), Verdict::Allow(None));
+    assert!(refuses(&policy, &create(&["t"])));
+}
+
+#[test]
+fn interest_is_no_more_than_needed() {
+    assert_eq!(protected().interest(Class::Read), Interest::None);
+    assert_eq!(protected().interest(Class::Ddl), Interest::Parse);
+    let by_class = Rule { class: vec![Class::Write], ..rule("w", Action::Refuse) };
+    assert_eq!(rules([by_class.clone()]).interest(Class::Write), Interest::Class);
+    assert_eq!(rules([by_class.clone()]).interest(Class::Read), Interest::None);
+    let by_tag = Rule { tag: Some(glob("INSERT").unwrap()), ..rule("t", Action::Allow) };
+    assert_eq!(rules([by_tag.clone(), by_class.clone()]).interest(Class::Write), Interest::Parse);
+    assert_eq!(rules([by_class, by_tag.clone()]).interest(Class::Write), Interest::Class);
+    assert_eq!(rules([by_tag]).interest(Class::Write), Interest::None);
+    assert_eq!(rules([rule("all", Action::Refuse)]).interest(Class::Transaction), Interest::Class);
+    let ddl = Rule { class: vec![Class::Ddl], ..rule("d", Action::Refuse) };
+    assert_eq!(rules([ddl.clone()]).interest(Class::Other), Interest::Parse);
+    assert_eq!(rules([ddl]).interest(Class::Read), Interest::None);
+}
+
+#[test]
+fn class_alone_can_be_judged() {
+    let refused = refusal(protected().judge_class(&ANN, Class::Ddl));
+    assert_eq!(refused.message, "ddl statement on protected branch \"main\" refused");
+    assert_eq!(protected().judge_class(&ANN, Class::Read), Verdict::Allow(None));
+    let tagged = Rule { tag: Some(glob("DROP *").unwrap()), ..rule("r", Action::Refuse) };
+    assert!(matches!(rules([tagged]).judge_class(&ANN, Class::Ddl), Verdict::Refuse(_)));
+}
