@@ -1,3 +1,116 @@
-//! The command line.
+//! The command line: what each command takes, and its exit code (0 done, 1 failed, 2 bad usage or configuration).
 
 pub mod check;
+pub mod classify;
+pub mod demo;
+pub mod migrate;
+pub mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::Overrides;
+
+/// Version control for PostgreSQL schemas, in the connection string.
+#[derive(Debug, Parser)]
+#[command(name = "pggit-proxy", version, about, max_term_width = 120)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Relay clients to the server, record schema changes, serve the control port and metrics
+    Serve {
+        /// The configuration file; without one the defaults hold
+        #[arg(long, value_name = "FILE", env = "PGGIT_CONFIG")]
+        config: Option<PathBuf>,
+        /// Where clients connect, instead of listen.address
+        #[arg(long, value_name = "ADDR")]
+        listen: Option<String>,
+        /// The control port, instead of control.address; "off" for none
+        #[arg(long, value_name = "ADDR")]
+        control: Option<String>,
+        /// Metrics and health, instead of http.address; "off" for none
+        #[arg(long, value_name = "ADDR")]
+        http: Option<String>,
+        /// The server and its main database, instead of [upstream]; its user is the recorder's role
+        #[arg(long, value_name = "URL", hide_env_values = true)]
+        upstream: Option<String>,
+    },
+    /// Check a configuration: exit 0 and a summary, or 1 with every problem and its place
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", env = "PGGIT_CONFIG", default_value = "pggit-proxy.toml")]
+        config: PathBuf,
+    },
+    /// Install, remove or look at the pggit schema of a database
+    Migrate {
+        /// What to do
+        #[arg(value_enum)]
+        action: migrate::Action,
+        /// Stop at this version; 0 with `down` removes everything
+        #[arg(long, value_name = "N")]
+        to: Option<i64>,
+        /// The database, as a libpq URL
+        #[arg(long, value_name = "URL", env = "PGGIT_DATABASE_URL", hide_env_values = true)]
+        database_url: String,
+    },
+    /// Start a private PostgreSQL and the proxy, and show what it does
+    Demo {
+        /// Exit after the tour
+        #[arg(long)]
+        once: bool,
+    },
+    /// Print what the proxy sees in SQL: one JSON object a line and statement
+    Classify {
+        /// A file of SQL; standard input without one
+        file: Option<PathBuf>,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Serve { config, listen, control, http, upstream } => {
+            serve::run(config, Overrides { listen, control, http, upstream })
+        }
+        Command::Check { config } => return ExitCode::from(check::run(&config)),
+        Command::Migrate { action, to, database_url } => block_on(migrate::run(action, to, &database_url)),
+        Command::Demo { once } => block_on(demo::run(once)),
+        Command::Classify { file } => classify::run(file.as_deref()),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "pggit-proxy", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pggit-proxy: {error:#}");
+            ExitCode::from(if error.is::<serve::BadConfig>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,3 +1,7 @@
 //! The `pggit-proxy` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pggit_proxy::cli::main()
+}

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::branch::Branches;
 use crate::change::SessionFacts;
-use crate::config::{Config, Problem};
+use crate::config::{Config, Overrides, Problem};
 use crate::history::History;
 use crate::policy::Policy;
 use crate::telemetry::Metrics;
@@ -24,6 +24,8 @@ pub struct Shared {
     pub config: ArcSwap<Config>,
     /// The file it came from, for `RELOAD`.
     pub config_path: Option<PathBuf>,
+    /// The flags that override the file, at every reload.
+    pub overrides: Overrides,
     /// Rules, freezes and protected branches in force.
     pub policy: ArcSwap<Policy>,
     /// The branches known now: configuration and `pggit.branches`.
@@ -56,7 +58,7 @@ impl Shared {
     /// On any problem nothing changes.
     pub fn reload(&self) -> Result<(), Vec<Problem>> {
         let Some(path) = &self.config_path else { return Ok(()) };
-        let config = Config::load(path)?;
+        let config = Config::load(path)?.with_overrides(&self.overrides)?;
         self.apply(config);
         Ok(())
     }
@@ -66,6 +68,7 @@ impl Shared {
         let rows = self.history.branch_rows();
         let branches = config.branches(&rows);
         let policy = config.policy(&branches, &self.history.freezes());
+        self.history.watch_branches(&branches);
         self.branches.store(Arc::new(branches));
         self.policy.store(Arc::new(policy));
         self.config.store(Arc::new(config));
@@ -76,6 +79,7 @@ impl Shared {
         let config = self.config.load_full();
         let branches = config.branches(&self.history.branch_rows());
         self.policy.store(Arc::new(config.policy(&branches, &self.history.freezes())));
+        self.history.watch_branches(&branches);
         self.branches.store(Arc::new(branches));
     }
 
