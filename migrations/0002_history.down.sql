@@ -1,0 +1,36 @@
+-- Takes the history away, with all its rows: who may need them again copies pggit.changes first.
+SELECT pg_catalog.set_config('pggit.migration', 'on', true);
+
+DROP EVENT TRIGGER IF EXISTS pggit_record_drop;
+DROP EVENT TRIGGER IF EXISTS pggit_record_ddl;
+DROP EVENT TRIGGER IF EXISTS pggit_before_drop;
+DROP VIEW pggit.commits;
+DROP VIEW pggit.history;
+DROP TABLE pggit.changes;
+DROP FUNCTION pggit.record_baseline();
+DROP FUNCTION pggit.severity(text, text, text, jsonb, jsonb);
+DROP FUNCTION pggit.is_narrower(jsonb, jsonb);
+DROP FUNCTION pggit.is_wider(text, text);
+DROP FUNCTION pggit.record_drop();
+DROP FUNCTION pggit.before_drop();
+DROP FUNCTION pggit.record_ddl();
+DROP FUNCTION pggit.is_migrating();
+DROP FUNCTION pggit.record_affected(oid[], oid[], text, integer);
+DROP FUNCTION pggit.descendants(oid);
+DROP FUNCTION pggit.definition(oid, oid, integer);
+DROP FUNCTION pggit.describe(oid, oid);
+DROP FUNCTION pggit.describe_other(regclass, oid);
+DROP FUNCTION pggit.describe_function(oid);
+DROP FUNCTION pggit.describe_type(oid);
+DROP FUNCTION pggit.describe_relation(oid);
+DROP FUNCTION pggit.describe_table(oid);
+DROP FUNCTION pggit.options(text[]);
+DROP FUNCTION pggit.client_query();
+DROP FUNCTION pggit.client_role();
+DROP FUNCTION pggit.current_commit();
+DROP FUNCTION pggit.client_port();
+DROP FUNCTION pggit.client_addr();
+DROP FUNCTION pggit.address_of(text);
+DROP FUNCTION pggit.current_session();
+DROP FUNCTION pggit.current_branch();
+DROP FUNCTION pggit.default_branch();
