@@ -1,0 +1,44 @@
+# Each target installs what it needs (scripts/setup.sh) and nothing that is there already.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit transparency regress lint bench setup
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+demo: ## A private PostgreSQL, the proxy in front of it, a tour; stays until Ctrl-C (ONCE=1: ends after the tour)
+	@scripts/setup.sh demo
+	@scripts/cargo build --bin pggit-proxy
+	@exec target/debug/pggit-proxy demo $(if $(filter-out 0,$(ONCE)),--once)
+
+test: unit transparency ## Everything, against real PostgreSQL servers (PGGIT_TEST_VERSIONS="15,18")
+
+unit: ## Rust tests only (ARGS="--test history")
+	@scripts/setup.sh tests
+	@scripts/cargo test $(ARGS)
+
+transparency: ## psql's regression scripts and libpq's pipeline test, direct and through the proxy
+	@scripts/setup.sh tests
+	@scripts/cargo build --bin pggit-proxy
+	@scripts/transparency.sh
+
+regress: ## PostgreSQL's whole regression suite, direct and through the proxy; prints which tests differ
+	@scripts/setup.sh tests
+	@scripts/cargo build --bin pggit-proxy
+	@scripts/regress.sh
+
+lint: ## Formatting, clippy and documentation, warnings as errors
+	@scripts/setup.sh build
+	@scripts/cargo fmt --all --check
+	@scripts/cargo clippy --all-targets --locked -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" scripts/cargo doc --no-deps --locked
+
+bench: ## The proxy against direct, HAProxy and pgbouncer, interleaved (ARGS="--rounds 5 --seconds 10")
+	@scripts/setup.sh bench
+	@scripts/cargo build --release --bin pggit-proxy
+	@python3 bench/run.py $(ARGS)
+
+setup: ## Installs what all the others need
+	@scripts/setup.sh demo
+	@scripts/setup.sh tests
+	@scripts/setup.sh bench

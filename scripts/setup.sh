@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Installs what is missing for one purpose, and nothing that is there already.
+#   scripts/setup.sh build | demo | tests | bench
+# Installing needs apt-get and root (or sudo); elsewhere this says what to install and stops.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
+
+purpose=${1:-build}
+case $purpose in build | demo | tests | bench) ;; *) fail "usage: scripts/setup.sh build|demo|tests|bench" ;; esac
+
+missing=()
+need() { # need PACKAGE CONDITION...: the package, unless the condition holds
+    local package=$1
+    shift
+    "$@" > /dev/null 2>&1 || missing+=("$package")
+}
+has_libclang() {
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' || compgen -G '/usr/lib/*/libclang*.so*' \
+        || [ -n "${LIBCLANG_PATH:-}" ]
+}
+has_server() { [ -n "$(newest_debian_server)" ] || [ -n "${PGGIT_PG_BIN:-}" ] || command -v postgres; }
+
+# What libpg_query needs to be built, and what runs the scripts.
+need build-essential command -v cc
+need clang command -v clang
+need libclang-dev has_libclang
+if [ "$purpose" != build ]; then
+    need postgresql has_server
+    need postgresql-client command -v psql
+fi
+if [ "$purpose" = tests ]; then
+    need libpq-dev test -e /usr/include/postgresql/libpq-fe.h
+    need bzip2 command -v bzip2
+    # The versions that Debian does not have come from npm; npm brings node.
+    [ -z "$(versions_from_npm)" ] || need npm command -v npm
+fi
+if [ "$purpose" = bench ]; then
+    need haproxy test -x /usr/sbin/haproxy -o -x "$(command -v haproxy || echo /nowhere)"
+    need pgbouncer test -x /usr/sbin/pgbouncer -o -x "$(command -v pgbouncer || echo /nowhere)"
+    need python3 command -v python3
+fi
+[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+
+# pg_regress belongs to one major version, known once the server is there.
+if [ "$purpose" = tests ]; then
+    major=$(newest_debian_server)
+    if [ -n "$major" ] && [ ! -x "$(pg_regress_of "$major")" ]; then
+        install_packages "postgresql-server-dev-$major"
+    fi
+fi
+
+need_rust
+
+if [ "$purpose" = tests ]; then
+    for major in $(versions_from_npm); do
+        install_from_npm "$major"
+    done
+fi
