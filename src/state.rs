@@ -56,8 +56,8 @@ impl Shared {
     /// On any problem nothing changes.
     pub fn reload(&self) -> Result<(), Vec<Problem>> {
         let Some(path) = &self.config_path else { return Ok(()) };
-        let config = Config::load(path)?;
-        self.apply(config);
+        let overrides = self.config.load().overrides.clone();
+        self.apply(Config::load(path)?.with_overrides(overrides)?);
         Ok(())
     }
 
