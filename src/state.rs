@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::branch::Branches;
 use crate::change::SessionFacts;
-use crate::config::{Config, Overrides, Problem};
+use crate::config::{Config, Problem};
 use crate::history::History;
 use crate::policy::Policy;
 use crate::telemetry::Metrics;
@@ -24,8 +24,6 @@ pub struct Shared {
     pub config: ArcSwap<Config>,
     /// The file it came from, for `RELOAD`.
     pub config_path: Option<PathBuf>,
-    /// The flags that override the file, at every reload.
-    pub overrides: Overrides,
     /// Rules, freezes and protected branches in force.
     pub policy: ArcSwap<Policy>,
     /// The branches known now: configuration and `pggit.branches`.
@@ -58,8 +56,8 @@ impl Shared {
     /// On any problem nothing changes.
     pub fn reload(&self) -> Result<(), Vec<Problem>> {
         let Some(path) = &self.config_path else { return Ok(()) };
-        let config = Config::load(path)?.with_overrides(&self.overrides)?;
-        self.apply(config);
+        let overrides = self.config.load().overrides.clone();
+        self.apply(Config::load(path)?.with_overrides(overrides)?);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Branches and how a session picks one: pure, no IO.
 //!
-//! A client names its branch by the start-up parameter `pggit.branch`, by the start-up `options` ([`options`] reads
-//! them as the server does), or by the database name. [`Branches::resolve`] makes one [`Route`] of what they say.
+//! A client names its branch by the start-up parameter `pggit.branch`, by the start-up `options` (`options.rs`
+//! reads them as the server does), or by the database name. [`Branches::resolve`] makes one [`Route`] of what they say.
 
 mod options;
 mod resolve;

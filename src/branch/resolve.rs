@@ -121,12 +121,9 @@ impl Branches {
 /// Adds what one carrier says to what the ones before it said.
 fn agree(named: &mut Option<(String, &'static str)>, name: String, carrier: &'static str) -> Result<(), RouteError> {
     match named {
-        Some((first, first_carrier)) if *first != name => Err(RouteError::Disagree {
-            first: first.clone(),
-            first_carrier,
-            second: name,
-            second_carrier: carrier,
-        }),
+        Some((first, first_carrier)) if *first != name => {
+            Err(RouteError::Disagree { first: first.clone(), first_carrier, second: name, second_carrier: carrier })
+        }
         Some(_) => Ok(()),
         None => {
             *named = Some((name, carrier));

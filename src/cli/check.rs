@@ -1,1 +1,56 @@
-//! `check`.
+//! `pggit-proxy check`: is this file a configuration, and what does it come to.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::branch::Branches;
+use crate::config::Config;
+
+/// Prints a summary and returns 0, or prints every problem and returns 1. `run` reads the environment too, as `serve` does.
+pub fn run(path: &Path) -> u8 {
+    match Config::load(path) {
+        Ok(config) => {
+            print!("{}", summary(&path.display().to_string(), &config));
+            0
+        }
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("{problem}");
+            }
+            1
+        }
+    }
+}
+
+/// What an operator wants to see at a glance.
+fn summary(file: &str, config: &Config) -> String {
+    let address = |address: Option<std::net::SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
+    let upstream = &config.upstream;
+    let password = if upstream.password.is_some() { "with a password" } else { "without a password" };
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<9} {value}");
+    };
+    line("ok", file.to_owned());
+    line("clients", format!("{}, at most {}", config.listen.address, config.listen.max_clients));
+    line("control", format!("{}, {} users", address(config.control.address), config.control.users.len()));
+    line("http", address(config.http.address));
+    line("server", format!("{}@{}:{}/{}, {password}", upstream.user, upstream.host, upstream.port, upstream.dbname));
+    let history = &config.history;
+    line("history", format!("capture {}, on failure {}", history.capture.as_str(), history.on_failure.as_str()));
+    for branch in branches(&config.branches(&[])) {
+        line("branch", branch);
+    }
+    line("rules", config.rules.len().to_string());
+    text
+}
+
+fn branches(branches: &Branches) -> Vec<String> {
+    let show = |branch: &crate::branch::Branch| {
+        let default = if branch.name == branches.default { ", default" } else { "" };
+        let protected = if branch.protected { ", protected" } else { "" };
+        format!("{} in database {}{default}{protected}", branch.name, branch.database)
+    };
+    branches.all.iter().map(|branch| show(branch)).collect()
+}

@@ -30,7 +30,7 @@ pub fn run(path: Option<PathBuf>, overrides: Overrides) -> anyhow::Result<()> {
     let config = path
         .as_deref()
         .map_or_else(|| Ok(Config::default()), Config::load)
-        .and_then(|config| config.with_overrides(&overrides))
+        .and_then(|config| config.with_overrides(overrides))
         .map_err(|problems| {
             report(&problems);
             BadConfig
@@ -38,10 +38,10 @@ pub fn run(path: Option<PathBuf>, overrides: Overrides) -> anyhow::Result<()> {
     telemetry::init_log(&config.log);
     // Clients are relayed by threads of their own; these two carry the recorder, the control port and metrics.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, path, overrides))
+    runtime.block_on(serve(config, path))
 }
 
-async fn serve(config: Config, path: Option<PathBuf>, overrides: Overrides) -> anyhow::Result<()> {
+async fn serve(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     let clients = bind("clients", config.listen.address).await?;
     let control_port = bind_some("control", config.control.address).await?;
     let metrics_port = bind_some("http", config.http.address).await?;
@@ -56,7 +56,6 @@ async fn serve(config: Config, path: Option<PathBuf>, overrides: Overrides) -> a
     let shared = Arc::new(Shared {
         config: Default::default(),
         config_path: path,
-        overrides,
         policy: Default::default(),
         branches: Default::default(),
         clients: Clients::default(),

@@ -1,11 +1,27 @@
 //! The configuration: one TOML file, read into types that cannot be wrong.
+//!
+//! `section` reads TOML with places, `read` makes a [`Config`] of it, the environment and the flags of the command
+//! line ([`Overrides`]) go over it. Every key is written down once, where it is read.
 
+mod branches;
+mod overrides;
+mod read;
+mod rules;
+mod section;
+mod summary;
+mod units;
+mod upstream;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::branch::{Branch, Branches};
-use crate::policy::{Freeze, Policy, Rule};
+pub use overrides::Overrides;
+pub use summary::ValueOrigin;
+
+use crate::branch::Branch;
+use crate::policy::Rule;
 
 /// The whole configuration, every value set.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +44,10 @@ pub struct Config {
     pub log: LogConfig,
     /// `[limits]`
     pub limits: Limits,
+    /// The flags that stand over the file, for the next reload.
+    pub overrides: Overrides,
+    /// Where each key that is set was set.
+    pub origins: BTreeMap<String, ValueOrigin>,
 }
 
 /// Where clients connect.
@@ -94,16 +114,18 @@ pub enum OnFailure {
 }
 
 /// Branches declared in the file.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct BranchConfig {
     /// Default `main`.
     pub default: String,
     /// Declared branches, in the file's order.
     pub declared: Vec<Branch>,
+    /// The default branch is declared without a database: it is in the main database, whatever that is.
+    pub default_in_main: bool,
 }
 
 /// The control port.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ControlConfig {
     /// Default 127.0.0.1:6433; `None` turns it off.
     pub address: Option<SocketAddr>,
@@ -132,14 +154,14 @@ pub enum ControlRole {
 }
 
 /// The HTTP endpoint.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HttpConfig {
     /// Default 127.0.0.1:9632; `None` turns it off.
     pub address: Option<SocketAddr>,
 }
 
 /// The log.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug` or `trace`. Default `info`.
     pub level: String,
@@ -177,22 +199,45 @@ pub struct Problem {
 }
 
 impl Config {
-    /// Reads and checks a file. All problems, not only the first.
+    /// Reads and checks a file, and the environment. All problems, not only the first.
     pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
-        let _ = (path, PathBuf::new());
-        Ok(Self::default())
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::checked(read::read(&text, &file, &environment)),
+            Err(error) => Err(vec![Problem { place: file, message: format!("cannot be read: {error}") }]),
+        }
     }
 
-    /// The branches that these declarations and those rows make; a declaration wins over a row of the same name.
-    pub fn branches(&self, rows: &[Branch]) -> Branches {
-        let _ = rows;
-        Branches::default()
+    /// The default configuration under the environment, for a start without a file.
+    pub fn from_environment() -> Result<Self, Vec<Problem>> {
+        Self::checked(read::read("", "", &environment))
     }
 
-    /// The rules in force.
-    pub fn policy(&self, branches: &Branches, freezes: &[Freeze]) -> Policy {
-        let _ = branches;
-        Policy { rules: self.rules.clone(), freezes: freezes.to_vec(), protected: Vec::new() }
+    /// Reads and checks a text, without the environment. `file` stands in problems, and files that the text names
+    /// are looked for beside it.
+    pub fn parse(text: &str, file: &str) -> Result<Self, Vec<Problem>> {
+        Self::checked(read::read(text, file, &|_| None))
+    }
+
+    /// Every key that a file may hold, with NAME for names that users choose.
+    pub fn known_keys() -> Vec<String> {
+        let one_of_each = "[branches.NAME]\n[[rule]]\n[[control.users]]\n";
+        read::read(one_of_each, "", &|_| None).known.into_iter().collect()
+    }
+
+    fn checked(reading: read::Reading) -> Result<Self, Vec<Problem>> {
+        if reading.problems.is_empty() { Ok(reading.config) } else { Err(reading.problems) }
+    }
+}
+
+/// A variable that is set and not empty.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
     }
 }
 
@@ -238,5 +283,29 @@ impl Default for Limits {
             drain_timeout: Duration::from_secs(60),
             max_logged_sql: 1 << 20,
         }
+    }
+}
+
+impl Default for BranchConfig {
+    fn default() -> Self {
+        Self { default: "main".into(), declared: Vec::new(), default_in_main: false }
+    }
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 6433))), users: Vec::new() }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 9632))) }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), json: false }
     }
 }

@@ -1,0 +1,84 @@
+//! `[[rule]]`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::section::{Section, pick};
+use crate::policy::{Action, ObjectPattern, Rule, any_case_glob, glob};
+use crate::sql::Class;
+
+/// Reads the rules in their order; a rule with a problem is left out, the problem stands in the reader.
+pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for mut section in sections {
+        let span = section.span().clone();
+        let name = section.text("name");
+        match &name {
+            None if !section.has("name") => section.problem(&span, "a rule needs a `name`; clients read it in errors"),
+            None => {}
+            Some(name) if name.value.trim().is_empty() => section.problem(&name.span, "a rule's name cannot be empty"),
+            Some(name) if rules.iter().any(|rule| rule.name == name.value) => {
+                section.problem(&name.span, format!("there is another rule \"{}\"", name.value));
+            }
+            Some(_) => {}
+        }
+        let action = section.parsed("action", read_action);
+        if !section.has("action") {
+            section.problem(&span, "a rule needs an `action`: \"allow\" or \"refuse\"");
+        }
+        let rule = Rule {
+            name: name.map(|name| name.value).unwrap_or_default(),
+            branch: section.parsed("branch", glob).map(|placed| placed.value),
+            user: section.parsed("user", glob).map(|placed| placed.value),
+            application: section.parsed("application", glob).map(|placed| placed.value),
+            client: read_networks(&mut section),
+            class: read_classes(&mut section),
+            tag: section.parsed("tag", any_case_glob).map(|placed| placed.value),
+            object: section.parsed("object", ObjectPattern::new).map(|placed| placed.value),
+            action: action.map_or(Action::Refuse, |placed| placed.value),
+            message: section.text("message").map(|placed| placed.value),
+            hint: section.text("hint").map(|placed| placed.value),
+        };
+        section.finish();
+        rules.push(rule);
+    }
+    rules
+}
+
+fn read_action(text: &str) -> Result<Action, String> {
+    match text {
+        "queue" | "reroute" => {
+            Err(format!("`action` = \"{text}\" is not available in this version; use \"allow\" or \"refuse\""))
+        }
+        _ => pick("action", text, &[("allow", Action::Allow), ("refuse", Action::Refuse)]),
+    }
+}
+
+fn read_classes(section: &mut Section<'_>) -> Vec<Class> {
+    let words = Class::ALL.map(|class| (class.as_str(), class));
+    let mut classes = Vec::new();
+    for text in section.texts("class") {
+        match pick("class", &text.value, &words) {
+            Ok(class) => classes.push(class),
+            Err(message) => section.problem(&text.span, message),
+        }
+    }
+    classes
+}
+
+/// `10.0.0.0/8`, or one address.
+fn read_networks(section: &mut Section<'_>) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for text in section.texts("client") {
+        let network = text.value.parse::<IpNet>().ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
+        match network {
+            Some(network) => networks.push(network),
+            None => section.problem(
+                &text.span,
+                format!("\"{}\" is no network, such as \"10.0.0.0/8\", and no address", text.value),
+            ),
+        }
+    }
+    networks
+}

@@ -1,0 +1,139 @@
+//! The configuration as rows, for `SHOW CONFIG` and `check`.
+
+use super::units::{show_duration, show_size};
+use super::{Capture, Config, ControlRole, OnFailure};
+use crate::policy::Rule;
+
+/// Where a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueOrigin {
+    /// Nobody set it.
+    Default,
+    /// The file.
+    File,
+    /// A `PGGIT_*` variable.
+    Environment,
+    /// A flag of the command line.
+    Flag,
+}
+
+impl ValueOrigin {
+    /// The word in `SHOW CONFIG`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Flag => "flag",
+        }
+    }
+}
+
+impl Config {
+    /// Every key in dotted notation, its value, and `default`, `file`, `environment` or `flag`. Secrets are `***`.
+    pub fn summary(&self) -> Vec<(String, String, String)> {
+        let mut rows = Vec::new();
+        for (key, value) in self.values() {
+            let origin = self.origin(&key).as_str().to_owned();
+            rows.push((key, value, origin));
+        }
+        rows
+    }
+
+    fn origin(&self, key: &str) -> ValueOrigin {
+        let own = self.origins.get(key).copied();
+        let url = || self.origins.get("upstream.url").copied().filter(|_| key.starts_with("upstream."));
+        let file = || self.origins.get("upstream.password_file").copied().filter(|_| key == "upstream.password");
+        own.or_else(file).or_else(url).unwrap_or(ValueOrigin::Default)
+    }
+
+    fn values(&self) -> Vec<(String, String)> {
+        let mut rows: Vec<(String, String)> = Vec::new();
+        let mut row = |key: &str, value: String| rows.push((key.to_owned(), value));
+        row("listen.address", self.listen.address.to_string());
+        row("listen.max_clients", self.listen.max_clients.to_string());
+        row("listen.workers", self.listen.workers.to_string());
+        row("upstream.host", self.upstream.host.clone());
+        row("upstream.port", self.upstream.port.to_string());
+        row("upstream.dbname", self.upstream.dbname.clone());
+        row("upstream.user", self.upstream.user.clone());
+        row("upstream.password", self.upstream.password.as_ref().map(|_| "***").unwrap_or_default().to_owned());
+        row("upstream.connect_timeout", show_duration(self.upstream.connect_timeout));
+        row("auth.mode", "passthrough".to_owned());
+        row("history.capture", self.history.capture.as_str().to_owned());
+        row("history.on_failure", self.history.on_failure.as_str().to_owned());
+        row("history.timeout", show_duration(self.history.timeout));
+        row("history.queue", self.history.queue.to_string());
+        row("branches.default", self.branches.default.clone());
+        for branch in &self.branches.declared {
+            row(&format!("branches.{}.database", branch.name), branch.database.clone());
+            row(&format!("branches.{}.protected", branch.name), branch.protected.to_string());
+            row(&format!("branches.{}.parent", branch.name), branch.parent.clone().unwrap_or_default());
+        }
+        for rule in &self.rules {
+            row(&format!("rule.{}", rule.name), show_rule(rule));
+        }
+        row("control.address", show_address(self.control.address));
+        for user in &self.control.users {
+            row(&format!("control.users.{}.role", user.name), user.role.as_str().to_owned());
+            row(&format!("control.users.{}.password", user.name), "***".to_owned());
+        }
+        row("http.address", show_address(self.http.address));
+        row("log.level", self.log.level.clone());
+        row("log.format", if self.log.json { "json" } else { "text" }.to_owned());
+        row("limits.login_timeout", show_duration(self.limits.login_timeout));
+        row("limits.max_statement_parse", size(self.limits.max_statement_parse));
+        row("limits.cache_bytes", size(self.limits.cache_bytes));
+        row("limits.max_buffer", size(self.limits.max_buffer));
+        row("limits.max_prepared", self.limits.max_prepared.to_string());
+        row("limits.drain_timeout", show_duration(self.limits.drain_timeout));
+        row("limits.max_logged_sql", size(self.limits.max_logged_sql));
+        rows
+    }
+}
+
+impl Capture {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Trigger => "trigger",
+        }
+    }
+}
+
+impl OnFailure {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Allow => "allow",
+        }
+    }
+}
+
+impl ControlRole {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Monitor => "monitor",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+fn show_address(address: Option<std::net::SocketAddr>) -> String {
+    address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+}
+
+fn size(bytes: usize) -> String {
+    show_size(u64::try_from(bytes).unwrap_or(u64::MAX))
+}
+
+/// The action, then the conditions.
+fn show_rule(rule: &Rule) -> String {
+    let conditions = Rule::FIELDS.into_iter().zip(rule.describe());
+    let conditions = conditions.filter(|(field, _)| !["name", "action", "message", "hint"].contains(field));
+    let conditions = conditions.filter_map(|(field, value)| Some(format!(" {field}={}", value?)));
+    rule.action.as_str().to_owned() + &conditions.collect::<String>()
+}
