@@ -1,15 +1,99 @@
 //! What a statement is: its class, its command tag, what it touches.
 //!
 //! [`prefilter`] answers for nearly all plain traffic by its first keyword; [`classify`] asks
-//! libpg_query; [`cache`] remembers its answers. [`Classifier`] is the one way in.
+//! libpg_query; [`cache`] remembers its answers. [`Classifier`] is the one way in. [`scan`] knows
+//! where strings and comments end, [`mask`] makes texts in other encodings fit for the parser.
+
+mod cache;
+mod classify;
+mod mask;
+mod prefilter;
+mod scan;
 
 use std::ops::Range;
+use std::sync::Arc;
+
+use cache::Cache;
+
+/// What a text holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Classified {
+    /// One statement whose class is all that its first keyword tells, or nothing at all (then `other`).
+    Plain(Class),
+    /// What the parser saw: none for a text without statements, one that is not `parsed` for a text
+    /// that it could not read.
+    Statements(Arc<[Statement]>),
+}
+
+/// Classifies texts, and remembers what the parser said. One for each worker thread: it has no lock.
+pub struct Classifier {
+    cache: Cache,
+    hits: u64,
+    misses: u64,
+}
+
+impl Classifier {
+    /// Remembers at most about `cache_bytes` bytes of texts and answers.
+    pub fn new(cache_bytes: usize) -> Self {
+        Self { cache: Cache::new(cache_bytes), hits: 0, misses: 0 }
+    }
+
+    /// What the text of a Query or Parse message holds; the parser is asked only where the first
+    /// keyword does not tell.
+    pub fn classify(&mut self, text: &[u8], encoding: Encoding) -> Classified {
+        match prefilter::plain(text) {
+            Some(class) => Classified::Plain(class),
+            None => Classified::Statements(self.parse(text, encoding)),
+        }
+    }
+
+    /// The same with tags and objects for every statement, from the cache or from the parser.
+    pub fn parse(&mut self, text: &[u8], encoding: Encoding) -> Arc<[Statement]> {
+        if let Some(known) = self.cache.get(text, encoding) {
+            self.hits += 1;
+            return known;
+        }
+        self.misses += 1;
+        let statements = classify::classify(text, encoding);
+        self.cache.put(text, encoding, &statements);
+        statements
+    }
+
+    /// Hits and misses of the cache since the last call.
+    pub fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.hits), std::mem::take(&mut self.misses))
+    }
+}
+
+/// What stands for a text that is not read, because it is too long or does not parse: one statement
+/// of all its bytes, without a tag.
+pub fn unread(len: usize) -> Arc<[Statement]> {
+    Arc::new([Statement {
+        range: 0..len,
+        tag: "",
+        class: Class::Other,
+        action: None,
+        object_type: None,
+        objects: Vec::new(),
+        transactional: true,
+        temporary: false,
+        parsed: false,
+        control: None,
+        setting: None,
+    }])
+}
+
+/// The byte ranges of the pieces between a text's semicolons, where these end a statement. By the
+/// lexical rules alone: for texts of which not every statement parses.
+pub fn split(text: &[u8]) -> Vec<Range<usize>> {
+    scan::split(text)
+}
 
 /// The class of a statement, as rules and metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Class {
-    /// SELECT, VALUES, SHOW of data, COPY TO, FETCH, EXPLAIN.
+    /// SELECT, VALUES, COPY TO, FETCH, EXPLAIN.
     Read,
     /// INSERT, UPDATE, DELETE, MERGE, COPY FROM, TRUNCATE.
     Write,
@@ -96,7 +180,7 @@ pub enum Control {
 pub struct Statement {
     /// Its bytes in the message's text: no leading white space or comment, no trailing `;`.
     pub range: Range<usize>,
-    /// The server's command tag.
+    /// The server's command tag; empty where the text does not parse.
     pub tag: &'static str,
     /// Its class.
     pub class: Class,
