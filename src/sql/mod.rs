@@ -1,15 +1,99 @@
 //! What a statement is: its class, its command tag, what it touches.
 //!
 //! [`prefilter`] answers for nearly all plain traffic by its first keyword; [`classify`] asks
-//! libpg_query; [`cache`] remembers its answers. [`Classifier`] is the one way in.
+//! libpg_query; [`cache`] remembers its answers. [`Classifier`] is the one way in. [`scan`] knows
+//! where strings and comments end, [`mask`] makes texts in other encodings fit for the parser.
+
+mod cache;
+mod classify;
+mod mask;
+mod prefilter;
+mod scan;
 
 use std::ops::Range;
+use std::sync::Arc;
+
+use cache::Cache;
+
+/// What a text holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Classified {
+    /// One statement whose class is all that its first keyword tells, or nothing at all (then `other`).
+    Plain(Class),
+    /// What the parser saw: none for a text without statements, one that is not `parsed` for a text
+    /// that it could not read.
+    Statements(Arc<[Statement]>),
+}
+
+/// Classifies texts, and remembers what the parser said. One for each worker thread: it has no lock.
+pub struct Classifier {
+    cache: Cache,
+    hits: u64,
+    misses: u64,
+}
+
+impl Classifier {
+    /// Remembers at most about `cache_bytes` bytes of texts and answers.
+    pub fn new(cache_bytes: usize) -> Self {
+        Self { cache: Cache::new(cache_bytes), hits: 0, misses: 0 }
+    }
+
+    /// What the text of a Query or Parse message holds; the parser is asked only where the first
+    /// keyword does not tell.
+    pub fn classify(&mut self, text: &[u8], encoding: Encoding) -> Classified {
+        match prefilter::plain(text) {
+            Some(class) => Classified::Plain(class),
+            None => Classified::Statements(self.parse(text, encoding)),
+        }
+    }
+
+    /// The same with tags and objects for every statement, from the cache or from the parser.
+    pub fn parse(&mut self, text: &[u8], encoding: Encoding) -> Arc<[Statement]> {
+        if let Some(known) = self.cache.get(text, encoding) {
+            self.hits += 1;
+            return known;
+        }
+        self.misses += 1;
+        let statements = classify::classify(text, encoding);
+        self.cache.put(text, encoding, &statements);
+        statements
+    }
+
+    /// Hits and misses of the cache since the last call.
+    pub fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.hits), std::mem::take(&mut self.misses))
+    }
+}
+
+/// What stands for a text that is not read, because it is too long or does not parse: one statement
+/// of all its bytes, without a tag.
+pub fn unread(len: usize) -> Arc<[Statement]> {
+    Arc::new([Statement {
+        range: 0..len,
+        tag: "",
+        class: Class::Other,
+        action: None,
+        object_type: None,
+        objects: Vec::new(),
+        transactional: true,
+        temporary: false,
+        parsed: false,
+        control: None,
+        setting: None,
+    }])
+}
+
+/// The byte ranges of the pieces between a text's semicolons, where these end a statement. By the
+/// lexical rules alone: for texts of which not every statement parses.
+pub fn split(text: &[u8]) -> Vec<Range<usize>> {
+    scan::split(text)
+}
 
 /// The class of a statement, as rules and metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Class {
-    /// SELECT, VALUES, SHOW of data, COPY TO, FETCH, EXPLAIN.
+    /// SELECT, VALUES, COPY TO, FETCH, EXPLAIN.
     Read,
     /// INSERT, UPDATE, DELETE, MERGE, COPY FROM, TRUNCATE.
     Write,
@@ -96,7 +180,241 @@ pub enum Control {
 pub struct Statement {
     /// Its bytes in the message's text: no leading white space or comment, no trailing `;`.
     pub range: Range<usize>,
-    /// The server's command tag.
+    /// The server's command tag; empty where the text does not parse.
+    pub tag: &'static str,
+    /// Its class.
+    pub class: Class,
+    /// `create`, `alter`, `drop`, `rename`, `comment`, `grant`, `revoke`, `security` …; `None` where nothing is changed.
+    pub action: Option<&'static str>,
+    /// `table`, `view`, `materialized view` …, in PostgreSQL's words.
+    pub object_type: Option<&'static str>,
+    /// The objects named as the targets.
+    pub objects: Vec<ObjectName>,
+    /// False for what cannot run inside a transaction block.
+    pub transactional: bool,
+    /// It makes, or visibly works on, a temporary object.
+    pub temporary: bool,
+    /// False where the text does not parse: then `class` is `other` and rules treat it as DDL.
+    pub parsed: bool,
+    /// Set for class `transaction`.
+    pub control: Option<Control>,
+    /// The `pggit.*` setting that it sets or resets (SET, RESET, or a literal call of set_config), lower-cased.
+    pub setting: Option<String>,
+}
+
+impl Statement {
+    /// Whether rules on `ddl` apply: known DDL, or a text nobody could read.
+    pub fn may_be_ddl(&self) -> bool {
+        self.class == Class::Ddl || !self.parsed
+    }
+}
+
+/// How bytes from 0x80 up are to be read; nothing else about the encoding matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Encoding {
+    /// UTF-8, LATIN1, EUC_*, SQL_ASCII …: a byte below 0x80 is always that ASCII character.
+    #[default]
+    AsciiSafe,
+    /// SJIS, BIG5, GBK, UHC, GB18030, JOHAB, SHIFT_JIS_2004: the byte after a lead byte (0x81 and up) belongs to it.
+    LeadByte,
+}
+
+impl Encoding {
+    /// From the value of `client_encoding`.
+    pub fn of(name: &str) -> Self {
+        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        match plain.to_ascii_uppercase().as_str() {
+            "SJIS" | "SHIFTJIS" | "MSKANJI" | "WIN932" | "WINDOWS932" | "BIG5" | "WIN950" | "WINDOWS950" | "GBK"
+            | "WIN936" | "WINDOWS936" | "UHC" | "WIN949" | "WINDOWS949" | "GB18030" | "JOHAB" | "SHIFTJIS2004" => {
+                Self::LeadByte
+            }
+            _ => Self::AsciiSafe,
+        }
+    }
+}
+ouches.
+//!
+//! [`prefilter`] answers for nearly all plain traffic by its first keyword; [`classify`] asks
+//! libpg_query; [`cache`] remembers its answers. [`Classifier`] is the one way in. [`scan`] knows
+//! where strings and comments end, [`mask`] makes texts in other encodings fit for the parser.
+
+mod cache;
+mod classify;
+mod mask;
+mod prefilter;
+mod scan;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use cache::Cache;
+
+/// What a text holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Classified {
+    /// One statement whose class is all that its first keyword tells, or nothing at all (then `other`).
+    Plain(Class),
+    /// What the parser saw: none for a text without statements, one that is not `parsed` for a text
+    /// that it could not read.
+    Statements(Arc<[Statement]>),
+}
+
+/// Classifies texts, and remembers what the parser said. One for each worker thread: it has no lock.
+pub struct Classifier {
+    cache: Cache,
+    hits: u64,
+    misses: u64,
+}
+
+impl Classifier {
+    /// Remembers at most about `cache_bytes` bytes of texts and answers.
+    pub fn new(cache_bytes: usize) -> Self {
+        Self { cache: Cache::new(cache_bytes), hits: 0, misses: 0 }
+    }
+
+    /// What the text of a Query or Parse message holds; the parser is asked only where the first
+    /// keyword does not tell.
+    pub fn classify(&mut self, text: &[u8], encoding: Encoding) -> Classified {
+        match prefilter::plain(text) {
+            Some(class) => Classified::Plain(class),
+            None => Classified::Statements(self.parse(text, encoding)),
+        }
+    }
+
+    /// The same with tags and objects for every statement, from the cache or from the parser.
+    pub fn parse(&mut self, text: &[u8], encoding: Encoding) -> Arc<[Statement]> {
+        if let Some(known) = self.cache.get(text, encoding) {
+            self.hits += 1;
+            return known;
+        }
+        self.misses += 1;
+        let statements = classify::classify(text, encoding);
+        self.cache.put(text, encoding, &statements);
+        statements
+    }
+
+    /// Hits and misses of the cache since the last call.
+    pub fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.hits), std::mem::take(&mut self.misses))
+    }
+}
+
+/// What stands for a text that is not read, because it is too long or does not parse: one statement
+/// of all its bytes, without a tag.
+pub fn unread(len: usize) -> Arc<[Statement]> {
+    Arc::new([Statement {
+        range: 0..len,
+        tag: "",
+        class: Class::Other,
+        action: None,
+        object_type: None,
+        objects: Vec::new(),
+        transactional: true,
+        temporary: false,
+        parsed: false,
+        control: None,
+        setting: None,
+    }])
+}
+
+/// The byte ranges of the pieces between a text's semicolons, where these end a statement. By the
+/// lexical rules alone: for texts of which not every statement parses.
+pub fn split(text: &[u8]) -> Vec<Range<usize>> {
+    scan::split(text)
+}
+
+/// The class of a statement, as rules and metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Class {
+    /// SELECT, VALUES, COPY TO, FETCH, EXPLAIN.
+    Read,
+    /// INSERT, UPDATE, DELETE, MERGE, COPY FROM, TRUNCATE.
+    Write,
+    /// Whatever creates, alters or drops an object.
+    Ddl,
+    /// Roles, memberships, GRANT and REVOKE.
+    Role,
+    /// VACUUM, ANALYZE, REINDEX, CLUSTER, CHECKPOINT, REFRESH.
+    Maintenance,
+    /// BEGIN, COMMIT, SAVEPOINT and so on.
+    Transaction,
+    /// SET, DISCARD, PREPARE, LISTEN and so on.
+    Session,
+    /// DO, CALL, EXECUTE and fast-path calls: what they do cannot be seen in their text.
+    Opaque,
+    /// Anything else, and texts that do not parse.
+    Other,
+}
+
+impl Class {
+    /// Every class, in the order of its number.
+    pub const ALL: [Class; 9] = [
+        Class::Read,
+        Class::Write,
+        Class::Ddl,
+        Class::Role,
+        Class::Maintenance,
+        Class::Transaction,
+        Class::Session,
+        Class::Opaque,
+        Class::Other,
+    ];
+
+    /// The word used in rules, metrics, `classify` and `pggit.statements.class`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Ddl => "ddl",
+            Self::Role => "role",
+            Self::Maintenance => "maintenance",
+            Self::Transaction => "transaction",
+            Self::Session => "session",
+            Self::Opaque => "opaque",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A name as the statement's text gives it, unquoted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName {
+    /// `None` where the text names no schema.
+    pub schema: Option<String>,
+    /// The last part of the name.
+    pub name: String,
+}
+
+/// A statement that moves the session's transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// BEGIN, START TRANSACTION.
+    Begin,
+    /// COMMIT, END.
+    Commit,
+    /// ROLLBACK, ABORT.
+    Rollback,
+    /// SAVEPOINT name.
+    Savepoint(String),
+    /// RELEASE SAVEPOINT name.
+    Release(String),
+    /// ROLLBACK TO SAVEPOINT name.
+    RollbackTo(String),
+    /// PREPARE TRANSACTION gid.
+    Prepare(String),
+    /// COMMIT PREPARED gid.
+    CommitPrepared(String),
+    /// ROLLBACK PREPARED gid.
+    RollbackPrepared(String),
+}
+
+/// One statement of a message, as the parser saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Its bytes in the message's text: no leading white space or comment, no trailing `;`.
+    pub range: Range<usize>,
+    /// The server's command tag; empty where the text does not parse.
     pub tag: &'static str,
     /// Its class.
     pub class: Class,

@@ -1,0 +1,122 @@
+//! Statements that read and write rows, and those that run others: EXPLAIN, COPY, cursors.
+
+use super::super::Class;
+use super::facts::Facts;
+use super::tree::{ConstValue, Node, ObjectType, nodes};
+use super::{kind, name};
+
+/// `None` for statements of other kinds.
+pub fn facts(node: Node<'_>) -> Option<Facts> {
+    Some(match node {
+        Node::SelectStmt(select) => self::select(select),
+        Node::InsertStmt(insert) => write("INSERT", insert.relation()),
+        Node::UpdateStmt(update) => write("UPDATE", update.relation()),
+        Node::DeleteStmt(delete) => write("DELETE", delete.relation()),
+        Node::MergeStmt(merge) => write("MERGE", merge.relation()),
+        Node::TruncateStmt(truncate) => {
+            Facts::new("TRUNCATE TABLE", Class::Write).on(kind::TABLE, name::relations(truncate.relations()))
+        }
+        Node::CopyStmt(copy) => self::copy(copy),
+        Node::DeclareCursorStmt(_) => Facts::new("DECLARE CURSOR", Class::Read),
+        Node::FetchStmt(fetch) => Facts::new(if fetch.ismove { "MOVE" } else { "FETCH" }, Class::Read),
+        Node::ClosePortalStmt(close) => {
+            Facts::new(if close.portalname().is_some() { "CLOSE CURSOR" } else { "CLOSE CURSOR ALL" }, Class::Read)
+        }
+        Node::CreateTableAsStmt(create) => create_table_as(create),
+        Node::ExplainStmt(explain) => self::explain(explain),
+        Node::DoStmt(_) => Facts::new("DO", Class::Opaque),
+        Node::CallStmt(_) => Facts::new("CALL", Class::Opaque),
+        Node::ExecuteStmt(_) => Facts::new("EXECUTE", Class::Opaque),
+        _ => return None,
+    })
+}
+
+fn select(select: &nodes::SelectStmt) -> Facts {
+    // INTO stands in the leftmost SELECT of a set operation; WITH belongs to the whole.
+    let mut leftmost = select;
+    while let Some(left) = leftmost.larg() {
+        leftmost = left;
+    }
+    if let Some(into) = leftmost.into_clause() {
+        return Facts::new("SELECT INTO", Class::Ddl)
+            .action("create")
+            .on(kind::TABLE, name::relation(into.rel()))
+            .temporary_if(name::is_temporary(into.rel()));
+    }
+    let class = if writes(select) { Class::Write } else { Class::Read };
+    Facts::new("SELECT", class).setting(set_config(leftmost))
+}
+
+/// Only the topmost WITH of a statement may hold one that writes.
+fn writes(select: &nodes::SelectStmt) -> bool {
+    select.with_clause().is_some_and(|with| {
+        with.ctes().iter().any(|cte| {
+            matches!(
+                cte.ctequery(),
+                Node::InsertStmt(_) | Node::UpdateStmt(_) | Node::DeleteStmt(_) | Node::MergeStmt(_)
+            )
+        })
+    })
+}
+
+/// The `pggit.*` setting that a call in the list of columns sets, however its literal is written.
+fn set_config(select: &nodes::SelectStmt) -> Option<String> {
+    select.target_list().iter().find_map(|column| {
+        let Node::FuncCall(call) = column.val() else { return None };
+        let function = call.funcname().iter().last()?.as_str()?;
+        let Node::A_Const(argument) = call.args().first()? else { return None };
+        match argument.val()? {
+            ConstValue::String(name) if function.eq_ignore_ascii_case("set_config") => super::session::guarded(name),
+            _ => None,
+        }
+    })
+}
+
+fn write(tag: &'static str, relation: Option<&nodes::RangeVar>) -> Facts {
+    Facts::new(tag, Class::Write).on(kind::TABLE, name::relation(relation))
+}
+
+fn copy(copy: &nodes::CopyStmt) -> Facts {
+    let query = if matches!(copy.query(), Node::None) {
+        Class::Read
+    } else {
+        facts(copy.query()).map_or(Class::Other, |f| f.class)
+    };
+    let class = if copy.is_from { Class::Write } else { query };
+    let facts = Facts::new("COPY", class);
+    if copy.relation().is_some() { facts.on(kind::TABLE, name::relation(copy.relation())) } else { facts }
+}
+
+fn create_table_as(create: &nodes::CreateTableAsStmt) -> Facts {
+    let relation = create.into().and_then(|into| into.rel());
+    let kind = if create.objtype == ObjectType::OBJECT_MATVIEW { kind::MATERIALIZED_VIEW } else { kind::TABLE };
+    let facts = Facts::create(kind, name::relation(relation)).temporary_if(name::is_temporary(relation));
+    match create.objtype {
+        ObjectType::OBJECT_MATVIEW => facts,
+        _ if create.is_select_into => Facts { tag: "SELECT INTO", ..facts },
+        _ => Facts { tag: "CREATE TABLE AS", ..facts },
+    }
+}
+
+/// With ANALYZE it does what its statement does, and answers as EXPLAIN.
+fn explain(explain: &nodes::ExplainStmt) -> Facts {
+    // The last of several counts, as on the server.
+    let analyze =
+        explain.options().iter().filter(|option| option.defname() == Some("analyze")).last().is_some_and(is_on);
+    if !analyze {
+        return Facts::new("EXPLAIN", Class::Read);
+    }
+    Facts { tag: "EXPLAIN", ..facts(explain.query()).unwrap_or_else(Facts::unknown) }
+}
+
+/// A boolean option's value, as the server reads it; what it would not take counts as on.
+pub fn is_on(option: &nodes::DefElem) -> bool {
+    match option.arg() {
+        Node::Integer(number) => number.ival != 0,
+        Node::Boolean(value) => value.boolval,
+        Node::String(word) => {
+            !word.sval().is_some_and(|word| word.eq_ignore_ascii_case("false") || word.eq_ignore_ascii_case("off"))
+        }
+        _ => true,
+    }
+}
