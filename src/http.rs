@@ -53,7 +53,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()>
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            _ = life.wait_for(|life| *life == Life::Ending) => return Ok(()),
+            // In a block of its own: what wait_for returns holds a lock.
+            () = async { drop(life.wait_for(|life| *life == Life::Ending).await) } => return Ok(()),
         }
     }
 }

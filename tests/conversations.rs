@@ -27,8 +27,10 @@ use pggit_proxy::wire::{error, frame, pipe::Pipe};
 
 #[test]
 fn every_script_goes_as_written() {
-    let mut scripts: Vec<_> =
-        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut scripts: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     scripts.sort();
     assert!(scripts.len() >= 10, "the scripts are there");
     for path in scripts {
