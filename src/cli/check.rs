@@ -54,3 +54,28 @@ fn branches(branches: &Branches) -> Vec<String> {
     };
     branches.all.iter().map(|branch| show(branch)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn summary_shows_branches_and_no_password() {
+        let text = "[upstream]\nurl = \"postgres://rec:hunter2@h/app\"\n[branches.main]\nprotected = true\n";
+        let text = summary("f.toml", &Config::parse(text, "f.toml").unwrap());
+        assert!(text.contains("rec@h:5432/app, with a password"), "{text}");
+        assert!(text.contains("main in database app, default, protected"), "{text}");
+        assert!(!text.contains("hunter2"));
+    }
+
+    #[test]
+    fn broken_file_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("f.toml");
+        std::fs::write(&file, "[listen]\naddress = 1\n").unwrap();
+        assert_eq!(run(&file), 1);
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(run(&file), 0);
+    }
+}

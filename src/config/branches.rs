@@ -40,50 +40,64 @@ pub(super) fn read_branches(mut section: Section<'_>, main_database: &str) -> Br
         } else if missing {
             branch.problem(&span, format!("branch \"{name}\" needs a `database`"));
         }
-        places.push(database.as_ref().map_or(span, |placed| placed.span.clone()));
         branch.finish();
+        let place = database.as_ref().map_or(span, |placed| placed.span.clone());
+        let database = database.map(|placed| placed.value).or_else(|| is_default.then(|| main_database.to_owned()));
+        let Some(database) = database else { continue };
+        places.push(place);
         config.declared.push(Branch {
             name,
-            database: database.map_or_else(|| main_database.to_owned(), |placed| placed.value),
+            database,
             protected,
             parent: parent.map(|placed| placed.value),
             origin: Origin::Configuration,
         });
     }
-    for (index, message) in config.problems(main_database) {
-        let place = index.and_then(|index| places.get(index)).or(default.as_ref().map(|placed| &placed.span));
-        section.problem(place.unwrap_or(section.span()), message);
+    for conflict in config.conflicts(main_database) {
+        let default = default.as_ref().filter(|_| conflict.with_default).map(|placed| &placed.span);
+        let place = default.or_else(|| places.get(conflict.branch)).unwrap_or(section.span());
+        section.problem(place, conflict.message);
     }
     section.finish();
     config
 }
 
+/// Two branches that cannot both be.
+pub(super) struct Conflict {
+    /// The declared branch that it is about, by its index.
+    branch: usize,
+    /// The other one is the default branch, which is not declared.
+    with_default: bool,
+    pub message: String,
+}
+
 impl BranchConfig {
-    /// What is wrong with the branches together, each with the declared branch it is about; `None`: the default.
-    pub(super) fn problems(&self, main_database: &str) -> Vec<(Option<usize>, String)> {
-        let mut problems = Vec::new();
+    /// What is wrong with the branches together.
+    pub(super) fn conflicts(&self, main_database: &str) -> Vec<Conflict> {
+        let mut conflicts = Vec::new();
         for (index, branch) in self.declared.iter().enumerate() {
             if let Some(other) = self.declared[..index].iter().find(|other| other.database == branch.database) {
                 let message = format!(
                     "branches \"{}\" and \"{}\" cannot share the database \"{}\"",
                     other.name, branch.name, branch.database
                 );
-                problems.push((Some(index), message));
+                conflicts.push(Conflict { branch: index, with_default: false, message });
             }
         }
         let implied = self.declared.iter().all(|branch| branch.name != self.default);
-        let taken = self.declared.iter().find(|branch| branch.database == main_database);
-        if implied && let Some(taken) = taken {
+        let taken = self.declared.iter().position(|branch| branch.database == main_database);
+        if let Some(index) = taken.filter(|_| implied) {
+            let taken = &self.declared[index].name;
             let near = nearest(&self.default, self.declared.iter().map(|branch| branch.name.as_str()));
-            let near = near.unwrap_or(&taken.name);
             let message = format!(
-                "the default branch \"{}\" is not declared, and the main database \"{main_database}\" is branch \
-                 \"{}\"; did you mean default = \"{near}\"?",
-                self.default, taken.name
+                "the main database \"{main_database}\" is branch \"{taken}\", and the default branch \"{}\" is not \
+                 declared; did you mean default = \"{}\"?",
+                self.default,
+                near.unwrap_or(taken)
             );
-            problems.push((None, message));
+            conflicts.push(Conflict { branch: index, with_default: true, message });
         }
-        problems
+        conflicts
     }
 }
 

@@ -65,7 +65,7 @@ impl Config {
                         branch.database.clone_from(main);
                     }
                 }
-                self.branches.problems(main).into_iter().next().map_or(Ok(()), |(_, message)| Err(message))
+                self.branches.conflicts(main).into_iter().next().map_or(Ok(()), |conflict| Err(conflict.message))
             });
             set("upstream.url", "--upstream", url);
         }
