@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::state::{Life, Shared};
 
@@ -53,10 +53,14 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()>
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            // In a block of its own: what wait_for returns holds a lock.
-            () = async { drop(life.wait_for(|life| *life == Life::Ending).await) } => return Ok(()),
+            () = ending(&mut life) => return Ok(()),
         }
     }
+}
+
+/// Returns when the process ends.
+async fn ending(life: &mut watch::Receiver<Life>) {
+    let _ = life.wait_for(|life| *life == Life::Ending).await;
 }
 
 async fn converse(stream: TcpStream, shared: Arc<Shared>) {
@@ -101,7 +105,11 @@ fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
         let branch = if row.branch.is_empty() { String::new() } else { format!(" on branch {}", row.branch) };
         failing.push_str(&format!("{}{branch}: {}\n", row.check, row.message));
     }
-    if failing.is_empty() { text(StatusCode::OK, "ready\n".into()) } else { text(StatusCode::SERVICE_UNAVAILABLE, failing) }
+    if failing.is_empty() {
+        text(StatusCode::OK, "ready\n".into())
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, failing)
+    }
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -307,8 +307,7 @@ impl Metrics {
         for (counter, durations) in self.statements.iter().zip(&self.durations) {
             counter.absolute(durations.count());
         }
-        let single =
-            [&self.bytes_in, &self.bytes_out, &self.history_failures, &self.cache_hits, &self.cache_misses];
+        let single = [&self.bytes_in, &self.bytes_out, &self.history_failures, &self.cache_hits, &self.cache_misses];
         let many = self.connections.iter().chain(&self.auth_failures).chain(&self.errors);
         single.into_iter().chain(many).for_each(Total::publish);
         self.history_pending.set(pending as f64);

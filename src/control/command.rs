@@ -60,10 +60,22 @@ pub struct Help {
 
 /// Commands other than SHOW.
 pub const COMMANDS: &[Help] = &[
-    Help { syntax: "RELOAD", role: "admin", about: "read the configuration file again; on any problem nothing changes" },
+    Help {
+        syntax: "RELOAD",
+        role: "admin",
+        about: "read the configuration file again; on any problem nothing changes",
+    },
     Help { syntax: "KILL <client>", role: "admin", about: "end a client's session with 57P01" },
-    Help { syntax: "SHUTDOWN [NOW]", role: "admin", about: "let sessions finish their transactions, then end; NOW: end at once" },
-    Help { syntax: "REFUSE DDL ON BRANCH <branch>", role: "admin", about: "freeze the branch: refuse every schema change on it" },
+    Help {
+        syntax: "SHUTDOWN [NOW]",
+        role: "admin",
+        about: "let sessions finish their transactions, then end; NOW: end at once",
+    },
+    Help {
+        syntax: "REFUSE DDL ON BRANCH <branch>",
+        role: "admin",
+        about: "freeze the branch: refuse every schema change on it",
+    },
     Help { syntax: "ALLOW DDL ON BRANCH <branch>", role: "admin", about: "lift the freeze" },
 ];
 
@@ -73,14 +85,15 @@ const WORDS: [&str; 6] = ["SHOW", "RELOAD", "KILL", "SHUTDOWN", "REFUSE", "ALLOW
 /// First words of SQL that a database would know; psql's tab completion and `\d` send some.
 const SQL_WORDS: [&str; 24] = [
     "SELECT", "WITH", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "CREATE", "ALTER", "DROP",
-    "GRANT", "REVOKE", "TRUNCATE", "EXPLAIN", "PREPARE", "EXECUTE", "DECLARE", "FETCH", "CALL", "DO", "LISTEN", "ANALYZE",
+    "GRANT", "REVOKE", "TRUNCATE", "EXPLAIN", "PREPARE", "EXECUTE", "DECLARE", "FETCH", "CALL", "DO", "LISTEN",
+    "ANALYZE",
 ];
 
 /// The commands of a text, separated by `;`; empty ones are left out.
 pub fn parse(text: &str) -> Result<Vec<Command>, CommandError> {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location().map_err(|error| {
-        CommandError::new("42601", error.message.to_lowercase()).at(position(text, error.location))
-    })?;
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text)
+        .tokenize_with_location()
+        .map_err(|error| CommandError::new("42601", error.message.to_lowercase()).at(position(text, error.location)))?;
     let mut commands = Vec::new();
     for tokens in tokens.split(|token| token.token == Token::SemiColon) {
         let tokens: Vec<_> =
@@ -124,12 +137,11 @@ impl Words<'_> {
             "RESET" => Ok(Command::Setting("RESET")),
             "DISCARD" => Ok(Command::Setting("DISCARD ALL")),
             "DEALLOCATE" => self.deallocate(),
-            word if SQL_WORDS.contains(&word) => Err(CommandError::new(
-                "0A000",
-                format!("the control port takes commands, not SQL: {word}"),
-            )
-            .hint("Try SHOW HELP.")
-            .at(self.position(0))),
+            word if SQL_WORDS.contains(&word) => {
+                Err(CommandError::new("0A000", format!("the control port takes commands, not SQL: {word}"))
+                    .hint("Try SHOW HELP.")
+                    .at(self.position(0)))
+            }
             word => {
                 let error = CommandError::new("42601", format!("unknown command \"{word}\"")).at(self.position(0));
                 Err(match nearest(word, WORDS) {
@@ -144,7 +156,9 @@ impl Words<'_> {
         let all: Vec<&str> = Show::ALL.iter().map(|show| show.name()).collect();
         let list = format!("There are {}.", all.join(", "));
         let Some(word) = self.word() else {
-            return Err(CommandError::new("42601", "SHOW needs the name of what to show").hint(list).at(self.position(1)));
+            return Err(CommandError::new("42601", "SHOW needs the name of what to show")
+                .hint(list)
+                .at(self.position(1)));
         };
         let Some(show) = Show::ALL.into_iter().find(|show| show.name() == word) else {
             let error = CommandError::new("42601", format!("there is no SHOW {word}")).at(self.position(1));
@@ -263,7 +277,9 @@ impl Words<'_> {
     fn branch(&mut self) -> Result<String, CommandError> {
         for expected in ["DDL", "ON", "BRANCH"] {
             if self.word().as_deref() != Some(expected) {
-                return Err(self.unexpected(self.at.saturating_sub(1)).hint("REFUSE DDL ON BRANCH name, ALLOW DDL ON BRANCH name"));
+                return Err(self
+                    .unexpected(self.at.saturating_sub(1))
+                    .hint("REFUSE DDL ON BRANCH name, ALLOW DDL ON BRANCH name"));
             }
         }
         let rest = self.tokens.get(self.at..).unwrap_or_default();
@@ -401,7 +417,8 @@ mod tests {
 
     #[test]
     fn columns_that_are_keywords_are_names() {
-        let text = "SHOW CLIENTS user, branch WHERE user = 'x' AND state <> 'idle' ORDER BY user DESC, 2 LIMIT 5 OFFSET 1";
+        let text =
+            "SHOW CLIENTS user, branch WHERE user = 'x' AND state <> 'idle' ORDER BY user DESC, 2 LIMIT 5 OFFSET 1";
         let Command::Show(Show::Clients, query) = one(text) else { panic!("not a show") };
         assert_eq!(query.columns.len(), 2);
         assert_eq!((query.limit, query.offset, query.order.len()), (Some(5), 1, 2));

@@ -22,7 +22,11 @@ enum Node {
     Or(Box<Node>, Box<Node>),
     Not(Box<Node>),
     In(Box<Node>, Vec<Node>),
-    Like { text: Box<Node>, pattern: Box<Node>, any_case: bool },
+    Like {
+        text: Box<Node>,
+        pattern: Box<Node>,
+        any_case: bool,
+    },
     /// IS NULL, IS TRUE, IS FALSE: never unknown themselves.
     Is(Box<Node>, Value),
 }
@@ -72,7 +76,9 @@ pub fn column_name(expr: &Expr) -> Option<String> {
         Expr::Identifier(name) if name.quote_style.is_some() => Some(name.value.clone()),
         Expr::Identifier(name) => Some(name.value.to_lowercase()),
         // `user` and its like parse as functions without parentheses.
-        Expr::Function(call) if matches!(call.args, FunctionArguments::None) => Some(call.name.to_string().to_lowercase()),
+        Expr::Function(call) if matches!(call.args, FunctionArguments::None) => {
+            Some(call.name.to_string().to_lowercase())
+        }
         _ => None,
     }
 }
@@ -80,10 +86,9 @@ pub fn column_name(expr: &Expr) -> Option<String> {
 fn condition(expr: &Expr, columns: &[Column]) -> Result<Node, CommandError> {
     match typed(expr, columns)? {
         (node, Some(Kind::Bool)) | (node @ Node::Literal(Value::Null), None) => Ok(node),
-        (_, Some(kind @ (Kind::Text | Kind::Int | Kind::Float))) => Err(CommandError::new(
-            "42804",
-            format!("a condition must be of type boolean, not type {}", kind.as_str()),
-        )),
+        (_, Some(kind @ (Kind::Text | Kind::Int | Kind::Float))) => {
+            Err(CommandError::new("42804", format!("a condition must be of type boolean, not type {}", kind.as_str())))
+        }
         (node, None) => Ok(coerce((node, None), Kind::Bool)?.0),
     }
 }

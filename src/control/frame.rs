@@ -117,7 +117,10 @@ fn is_well_formed(tag: u8, body: &[u8]) -> bool {
         b'Q' => body.text().map(drop),
         b'P' => body.parse(),
         b'B' => body.bind(),
-        b'D' | b'C' => body.take(1).and_then(|kind| (kind == b"S" || kind == b"P").then_some(())).and_then(|()| body.text().map(drop)),
+        b'D' | b'C' => body
+            .take(1)
+            .and_then(|kind| (kind == b"S" || kind == b"P").then_some(()))
+            .and_then(|()| body.text().map(drop)),
         b'E' => body.text().and_then(|_| body.int()).map(drop),
         b'H' | b'S' | b'X' => Some(()),
         _ => None,
@@ -176,6 +179,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use futures::FutureExt;
     use pgwire::messages::{DecodeContext, PgWireFrontendMessage};
     use proptest::prelude::*;
 
@@ -190,7 +194,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Option<BytesMut>, FrameError> {
         let mut inbox = BytesMut::new();
-        futures::executor::block_on(read_message(&mut &bytes[..], &mut inbox, MAX_MESSAGE))
+        read_message(&mut &bytes[..], &mut inbox, MAX_MESSAGE).now_or_never().unwrap()
     }
 
     proptest! {
@@ -209,7 +213,7 @@ mod tests {
 
         #[test]
         fn openings_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            let _ = futures::executor::block_on(read_opening(&mut &bytes[..]));
+            prop_assert!(read_opening(&mut &bytes[..]).now_or_never().is_some());
         }
     }
 
@@ -228,10 +232,10 @@ mod tests {
         packet.extend(196_608u32.to_be_bytes());
         packet.extend(b"user\0operator\0\0");
         packet[3] = packet.len() as u8;
-        let opening = futures::executor::block_on(read_opening(&mut &packet[..])).unwrap();
+        let opening = read_opening(&mut &packet[..]).now_or_never().unwrap().unwrap();
         assert_eq!(opening, Some(Opening::Startup(BytesMut::from(&packet[..]))));
         let last = packet.len() - 1;
         packet[last] = b'x';
-        assert!(futures::executor::block_on(read_opening(&mut &packet[..])).is_err());
+        assert!(read_opening(&mut &packet[..]).now_or_never().unwrap().is_err());
     }
 }

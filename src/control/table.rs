@@ -155,7 +155,9 @@ impl Query {
             rows.retain(|row| filter.keeps(row));
         }
         if !self.order.is_empty() {
-            rows.sort_by(|a, b| self.order.iter().map(|key| key.compare(a, b)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal));
+            rows.sort_by(|a, b| {
+                self.order.iter().map(|key| key.compare(a, b)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
+            });
         }
         let kept = rows.into_iter().skip(self.offset).take(self.limit.unwrap_or(usize::MAX));
         kept.map(|row| self.columns.iter().map(|at| row.get(*at).cloned().unwrap_or(Value::Null)).collect()).collect()

@@ -52,9 +52,8 @@ impl BranchCounts {
 
 impl Counts {
     fn register(recorder: &PrometheusRecorder, label: &str) -> Self {
-        let verdict = |kind: VerdictKind| {
-            counter(recorder, names::VERDICTS, &[("branch", label), ("verdict", kind.as_str())])
-        };
+        let verdict =
+            |kind: VerdictKind| counter(recorder, names::VERDICTS, &[("branch", label), ("verdict", kind.as_str())]);
         Self {
             label: label.to_owned(),
             clients: gauge(recorder, names::CLIENTS, &[("branch", label)]),

@@ -1,0 +1,532 @@
+//! What each SHOW prints: its columns, and the rows made from what the proxy knows now.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, stream};
+
+use super::CommandError;
+use super::command::COMMANDS;
+use super::table::{Column, Kind, Value};
+use crate::branch::Origin;
+use crate::change::Recording;
+use crate::config::{Capture, Config, ControlRole, OnFailure};
+use crate::history::Rows;
+use crate::policy::{Action, Rule};
+use crate::state::{Client, Life, Shared};
+
+/// Rows of `SHOW HISTORY` taken from each branch, and rows of `SHOW STATEMENTS`: the newest.
+pub const NEWEST: usize = 1000;
+
+/// Rows of one SHOW at most.
+pub const MAX_ROWS: usize = 50_000;
+
+/// Branches whose history is read at the same time.
+const BRANCHES_AT_ONCE: usize = 4;
+
+/// Rows of a table, in its columns' order.
+type Table = Vec<Vec<Value>>;
+
+/// What there is to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// The commands.
+    Help,
+    /// The program.
+    Version,
+    /// The configuration in force.
+    Config,
+    /// Client connections.
+    Clients,
+    /// Totals since the start.
+    Stats,
+    /// Branches.
+    Branches,
+    /// `pggit.history` of every branch.
+    History,
+    /// `pggit.statements`.
+    Statements,
+    /// Rules in force.
+    Rules,
+    /// What works and what does not.
+    Health,
+}
+
+macro_rules! columns {
+    ($($constant:ident: $($name:literal $kind:ident $about:literal,)*;)*) => {
+        $(const $constant: &[Column] = &[$(Column { name: $name, kind: Kind::$kind, about: $about },)*];)*
+    };
+}
+
+columns! {
+    HELP:
+        "command" Text "syntax",
+        "role" Text "who may use it: `monitor` (so may an admin) or `admin`",
+        "description" Text "what it does",;
+    VERSION:
+        "version" Text "of pggit-proxy",
+        "pid" Int "the process",
+        "state" Text "`serving`, `draining` or `ending`",
+        "uptime_seconds" Int "seconds since the start",;
+    CONFIG:
+        "key" Text "section and key, as in the file",
+        "value" Text "in force now; secrets are never shown",
+        "origin" Text "where the value comes from",;
+    CLIENTS:
+        "id" Int "the number that KILL takes",
+        "user" Text "login name; NULL before login",
+        "database" Text "on the server; NULL before login",
+        "branch" Text "NULL on a database that is no branch",
+        "application_name" Text "as the client says",
+        "client_addr" Text "address; NULL for a unix socket",
+        "client_port" Int "NULL for a unix socket",
+        "state" Text "`login`, `idle`, `active`, `idle in transaction`, or `waiting` for the recorder",
+        "backend_pid" Int "process id of the session's server connection; NULL before login",
+        "statements" Int "so far",
+        "bytes_in" Int "bytes from the client so far",
+        "bytes_out" Int "bytes to the client so far",
+        "connected_at" Text "time, UTC",
+        "session" Text "`session_id` of its rows in `pggit.history` and `pggit.statements`",;
+    STATS:
+        "name" Text "what is counted",
+        "label" Text "of which kind; empty where there is one kind",
+        "value" Int "since the start, or now (`clients`, `history_pending`, `uptime`)",
+        "unit" Text "`count`, `bytes`, `microseconds` or `seconds`",;
+    BRANCHES:
+        "name" Text "as clients write it",
+        "database" Text "on the server",
+        "default" Bool "the branch of a client that names none",
+        "protected" Bool "schema changes are refused unless a rule allows them",
+        "frozen_by" Text "who refused DDL on it; NULL: not frozen",
+        "parent" Text "the branch it was made from, where known",
+        "origin" Text "`configuration` or `table` (`pggit.branches`)",
+        "recording" Text "`ready`, `broken` or `not required`",
+        "clients" Int "logged in now",;
+    HISTORY:
+        "id" Text "of the row (uuid)",
+        "commit_id" Text "all changes of one transaction share it",
+        "session_id" Text "of the client's session",
+        "statement_id" Text "of the row in `pggit.statements`",
+        "branch" Text "where it was made",
+        "change_type" Text "CREATE, ALTER, DROP, RENAME, COMMENT, GRANT, REVOKE, SECURITY",
+        "change_severity" Text "MAJOR, MINOR or PATCH",
+        "command_tag" Text "the server's",
+        "object_type" Text "in PostgreSQL's words",
+        "schema_name" Text "of the object",
+        "object_name" Text "of the object",
+        "object_identity" Text "as PostgreSQL identifies it",
+        "old_definition" Text "where PostgreSQL can print it",
+        "new_definition" Text "where PostgreSQL can print it",
+        "sql_executed" Text "the statement's text",
+        "captured_by" Text "trigger, inject, intent or probe",
+        "via_proxy" Bool "false: made on a connection that went round the proxy",
+        "created_at" Text "time",
+        "created_by" Text "session user",
+        "role_name" Text "role in force",
+        "application_name" Text "of the session",
+        "client_addr" Text "the client's address",
+        "client_port" Int "the client's port",
+        "backend_pid" Int "of the server connection",
+        "xid" Text "the transaction",;
+    STATEMENTS:
+        "id" Text "of the row (uuid)",
+        "session_id" Text "of the client's session",
+        "database" Text "on the server",
+        "branch" Text "NULL on a database that is no branch",
+        "command_tag" Text "the server's",
+        "class" Text "read, write, ddl, role, maintenance, transaction, session, opaque or other",
+        "sql" Text "its text",
+        "verdict" Text "allow or refuse",
+        "rule" Text "that said so; NULL where none matched",
+        "outcome" Text "applied, failed, refused, rolled_back or unknown",
+        "sqlstate" Text "of the error",
+        "error" Text "its message",
+        "created_by" Text "login name",
+        "application_name" Text "at that time",
+        "client_addr" Text "the client's address",
+        "client_port" Int "the client's port",
+        "proxy" Text "which proxy saw it",
+        "started_at" Text "time",
+        "duration_ms" Float "milliseconds from arrival to completion",;
+    RULES:
+        "position" Int "rules are tried in this order, the first match decides",
+        "name" Text "of the rule",
+        "branch" Text "glob; NULL in this and the next columns: matches everything",
+        "user" Text "glob",
+        "application" Text "glob",
+        "client" Text "networks",
+        "class" Text "statement classes",
+        "tag" Text "glob on the command tag",
+        "object" Text "glob on schema.name",
+        "action" Text "`allow` or `refuse`",
+        "message" Text "the error's message, instead of the standard one",
+        "hint" Text "the error's hint, instead of the standard one",;
+    HEALTH:
+        "branch" Text "where it was checked; empty for the process",
+        "check" Text "what was checked",
+        "ok" Bool "whether it is well",
+        "message" Text "what was found",;
+}
+
+impl Show {
+    /// All there is, in the order of SHOW HELP.
+    pub const ALL: [Show; 10] = [
+        Self::Help,
+        Self::Version,
+        Self::Config,
+        Self::Clients,
+        Self::Stats,
+        Self::Branches,
+        Self::History,
+        Self::Statements,
+        Self::Rules,
+        Self::Health,
+    ];
+
+    /// The word after SHOW.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Help => "HELP",
+            Self::Version => "VERSION",
+            Self::Config => "CONFIG",
+            Self::Clients => "CLIENTS",
+            Self::Stats => "STATS",
+            Self::Branches => "BRANCHES",
+            Self::History => "HISTORY",
+            Self::Statements => "STATEMENTS",
+            Self::Rules => "RULES",
+            Self::Health => "HEALTH",
+        }
+    }
+
+    /// What it shows, in one line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Help => "the commands of the control port",
+            Self::Version => "the program and its process",
+            Self::Config => "the configuration in force",
+            Self::Clients => "every client connection",
+            Self::Stats => "totals since the start",
+            Self::Branches => "the branches, and whether changes on them can be recorded",
+            Self::History => "recorded schema changes, the newest 1000 of each branch",
+            Self::Statements => "the statement log: the newest 1000 DDL, role and refused statements",
+            Self::Rules => "the rules in force, in order",
+            Self::Health => "what works and what does not",
+        }
+    }
+
+    /// Its columns; known without running it.
+    pub fn columns(self) -> &'static [Column] {
+        match self {
+            Self::Help => HELP,
+            Self::Version => VERSION,
+            Self::Config => CONFIG,
+            Self::Clients => CLIENTS,
+            Self::Stats => STATS,
+            Self::Branches => BRANCHES,
+            Self::History => HISTORY,
+            Self::Statements => STATEMENTS,
+            Self::Rules => RULES,
+            Self::Health => HEALTH,
+        }
+    }
+}
+
+/// The rows of a SHOW, and what the user should be warned of. `needed`: no more rows than these will be looked at.
+pub async fn rows(show: Show, shared: &Shared, needed: Option<usize>) -> Result<(Table, Vec<String>), CommandError> {
+    let newest = u32::try_from(needed.unwrap_or(NEWEST).min(NEWEST)).unwrap_or(u32::MAX);
+    let table = match show {
+        Show::Help => help(),
+        Show::Version => version(shared),
+        Show::Config => configuration(&shared.config.load()),
+        Show::Clients => shared.clients.list().iter().map(|client| client_row(client)).collect(),
+        Show::Stats => stats(shared),
+        Show::Branches => branches(shared),
+        Show::History => return history(shared, newest).await,
+        Show::Statements => {
+            let read = shared.history.statements(newest).await.map_err(|error| {
+                CommandError::new("08006", "the statement log cannot be read now").detail(format!("{error:#}"))
+            })?;
+            from_server(read, STATEMENTS)
+        }
+        Show::Rules => shared.policy.load().rules.iter().enumerate().map(|(at, rule)| rule_row(at, rule)).collect(),
+        Show::Health => health(shared),
+    };
+    Ok((table, Vec::new()))
+}
+
+fn help() -> Table {
+    let tail = "[columns] [WHERE …] [ORDER BY …] [LIMIT n] [OFFSET n]";
+    let shows = Show::ALL
+        .iter()
+        .map(|show| vec![format!("SHOW {} {tail}", show.name()).into(), "monitor".into(), show.about().into()]);
+    let others = COMMANDS.iter().map(|help| vec![help.syntax.into(), help.role.into(), help.about.into()]);
+    shows.chain(others).collect()
+}
+
+fn life_word(shared: &Shared) -> &'static str {
+    match *shared.life.borrow() {
+        Life::Serving => "serving",
+        Life::Draining => "draining",
+        Life::Ending => "ending",
+    }
+}
+
+fn version(shared: &Shared) -> Table {
+    vec![vec![
+        env!("CARGO_PKG_VERSION").into(),
+        Value::count(std::process::id()),
+        life_word(shared).into(),
+        Value::count(shared.started.elapsed().as_secs()),
+    ]]
+}
+
+fn configuration(config: &Config) -> Table {
+    summary(config).into_iter().map(|(key, value, origin)| vec![key.into(), value.into(), origin.into()]).collect()
+}
+
+/// Key, value and origin of what the proxy runs with.
+fn summary(config: &Config) -> Vec<(String, String, String)> {
+    let address = |address: Option<std::net::SocketAddr>| address.map_or("off".into(), |address| address.to_string());
+    let seconds = |duration: std::time::Duration| format!("{} s", duration.as_secs_f64());
+    let mut all = vec![
+        ("listen.address", config.listen.address.to_string()),
+        ("listen.max_clients", config.listen.max_clients.to_string()),
+        ("listen.workers", config.listen.workers.to_string()),
+        ("upstream.host", config.upstream.host.clone()),
+        ("upstream.port", config.upstream.port.to_string()),
+        ("upstream.dbname", config.upstream.dbname.clone()),
+        ("upstream.user", config.upstream.user.clone()),
+        ("upstream.password", config.upstream.password.as_ref().map_or("not set", |_| "set").into()),
+        ("upstream.connect_timeout", seconds(config.upstream.connect_timeout)),
+        (
+            "history.capture",
+            match config.history.capture {
+                Capture::Auto => "auto".into(),
+                Capture::Trigger => "trigger".into(),
+            },
+        ),
+        (
+            "history.on_failure",
+            match config.history.on_failure {
+                OnFailure::Refuse => "refuse".into(),
+                OnFailure::Allow => "allow".into(),
+            },
+        ),
+        ("history.timeout", seconds(config.history.timeout)),
+        ("history.queue", config.history.queue.to_string()),
+        ("branches.default", config.branches.default.clone()),
+        ("control.address", address(config.control.address)),
+        ("http.address", address(config.http.address)),
+        ("log.level", config.log.level.clone()),
+        ("log.format", if config.log.json { "json" } else { "text" }.into()),
+        ("limits.login_timeout", seconds(config.limits.login_timeout)),
+        ("limits.max_statement_parse", config.limits.max_statement_parse.to_string()),
+        ("limits.cache_bytes", config.limits.cache_bytes.to_string()),
+        ("limits.max_buffer", config.limits.max_buffer.to_string()),
+        ("limits.max_prepared", config.limits.max_prepared.to_string()),
+        ("limits.drain_timeout", seconds(config.limits.drain_timeout)),
+        ("limits.max_logged_sql", config.limits.max_logged_sql.to_string()),
+    ];
+    for user in &config.control.users {
+        let role = match user.role {
+            ControlRole::Monitor => "monitor",
+            ControlRole::Admin => "admin",
+        };
+        all.push(("control.users", format!("{} ({role})", user.name)));
+    }
+    all.into_iter().map(|(key, value)| (key.to_owned(), value, "configuration".to_owned())).collect()
+}
+
+fn client_row(client: &Client) -> Vec<Value> {
+    let facts = client.facts.get();
+    let pid = client.backend_pid.load(Relaxed);
+    let application = client.application.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    vec![
+        Value::count(client.id),
+        facts.map(|facts| facts.user.clone()).into(),
+        facts.map(|facts| facts.database.clone()).into(),
+        facts.and_then(|facts| facts.branch.clone()).into(),
+        application.into(),
+        client.peer.map(|peer| peer.ip().to_canonical().to_string()).into(),
+        client.peer.map_or(Value::Null, |peer| Value::count(peer.port())),
+        client.client_state().as_str().into(),
+        if pid == 0 { Value::Null } else { Value::count(pid) },
+        Value::count(client.statements.load(Relaxed)),
+        Value::count(client.bytes_in.load(Relaxed)),
+        Value::count(client.bytes_out.load(Relaxed)),
+        time(client.connected_at).into(),
+        facts.map(|facts| facts.id.to_string()).into(),
+    ]
+}
+
+fn stats(shared: &Shared) -> Table {
+    let mut all: Table = vec![
+        vec!["uptime".into(), "".into(), Value::count(shared.started.elapsed().as_secs()), "seconds".into()],
+        vec!["clients".into(), "".into(), Value::count(shared.clients.len()), "count".into()],
+        vec!["history_pending".into(), "".into(), Value::count(shared.history.pending()), "count".into()],
+    ];
+    for stat in shared.metrics.stats() {
+        all.push(vec![stat.name.into(), stat.label.into(), Value::count(stat.value), stat.unit.into()]);
+    }
+    all
+}
+
+fn branches(shared: &Shared) -> Table {
+    let (branches, policy) = (shared.branches.load(), shared.policy.load());
+    let clients = shared.clients.list();
+    let is_on =
+        |client: &Client, name: &str| client.facts.get().is_some_and(|facts| facts.branch.as_deref() == Some(name));
+    let row = |branch: &crate::branch::Branch| {
+        let frozen = policy.freezes.iter().find(|freeze| freeze.branch == branch.name);
+        vec![
+            branch.name.as_str().into(),
+            branch.database.as_str().into(),
+            Value::Bool(branch.name == branches.default),
+            Value::Bool(branch.protected),
+            frozen.map(|freeze| freeze.by.clone()).into(),
+            branch.parent.clone().into(),
+            match branch.origin {
+                Origin::Configuration => "configuration".into(),
+                Origin::Table => "table".into(),
+            },
+            match shared.history.recording(&branch.name) {
+                Recording::NotRequired => "not required".into(),
+                Recording::Ready => "ready".into(),
+                Recording::Broken => "broken".into(),
+            },
+            Value::count(clients.iter().filter(|client| is_on(client, &branch.name)).count()),
+        ]
+    };
+    branches.all.iter().map(|branch| row(branch)).collect()
+}
+
+fn rule_row(at: usize, rule: &Rule) -> Vec<Value> {
+    let glob = |glob: &Option<globset::GlobMatcher>| Value::from(glob.as_ref().map(|glob| glob.glob().glob()));
+    let list = |words: Vec<String>| if words.is_empty() { Value::Null } else { words.join(", ").into() };
+    vec![
+        Value::count(at + 1),
+        rule.name.as_str().into(),
+        glob(&rule.branch),
+        glob(&rule.user),
+        glob(&rule.application),
+        list(rule.client.iter().map(ToString::to_string).collect()),
+        list(rule.class.iter().map(|class| class.as_str().to_owned()).collect()),
+        glob(&rule.tag),
+        glob(&rule.object),
+        match rule.action {
+            Action::Allow => "allow".into(),
+            Action::Refuse => "refuse".into(),
+        },
+        rule.message.clone().into(),
+        rule.hint.clone().into(),
+    ]
+}
+
+fn health(shared: &Shared) -> Table {
+    let config = shared.config.load();
+    let (clients, most) = (shared.clients.len(), config.listen.max_clients);
+    let (pending, queue) = (shared.history.pending(), config.history.queue);
+    let life = life_word(shared);
+    let own = [
+        ("process", life == "serving", format!("pggit-proxy {} is {life}", env!("CARGO_PKG_VERSION"))),
+        ("clients", clients < most, format!("{clients} of {most}")),
+        ("statement log queue", pending < queue, format!("{pending} of {queue} facts wait to be written")),
+    ];
+    let own = own.into_iter().map(|(check, ok, text)| vec!["".into(), check.into(), Value::Bool(ok), text.into()]);
+    let seen = shared
+        .history
+        .health()
+        .into_iter()
+        .map(|row| vec![row.branch.into(), row.check.into(), Value::Bool(row.ok), row.message.into()]);
+    own.chain(seen).collect()
+}
+
+/// Newest first, over all branches. A branch starts with its parent's history, so a row may be found on several.
+async fn history(shared: &Shared, newest: u32) -> Result<(Table, Vec<String>), CommandError> {
+    let branches = shared.branches.load_full();
+    let names: Vec<String> = branches.all.iter().map(|branch| branch.name.clone()).collect();
+    let reads = names.into_iter().map(|name| async move {
+        let read = shared.history.history(&name, newest).await;
+        (name, read)
+    });
+    let reads: Vec<_> = stream::iter(reads).buffered(BRANCHES_AT_ONCE).collect().await;
+    let (mut table, mut warnings, mut read_any) = (Table::new(), Vec::new(), reads.is_empty());
+    for (name, read) in reads {
+        match read {
+            Ok(read) => {
+                read_any = true;
+                table.extend(from_server(read, HISTORY));
+            }
+            Err(error) => warnings.push(format!("the history of branch \"{name}\" cannot be read now: {error:#}")),
+        }
+    }
+    if !read_any {
+        return Err(CommandError::new("08006", "the history cannot be read now").detail(warnings.join("\n")));
+    }
+    let created_at = HISTORY.iter().position(|column| column.name == "created_at").unwrap_or(0);
+    table.sort_by(|a, b| cell(b, created_at).compare(cell(a, created_at)).unwrap_or(std::cmp::Ordering::Equal));
+    let mut seen = std::collections::HashSet::new();
+    table.retain(|row| match cell(row, 0) {
+        Value::Text(id) => seen.insert(id.clone()),
+        Value::Null | Value::Int(_) | Value::Float(_) | Value::Bool(_) => true,
+    });
+    table.truncate(MAX_ROWS);
+    Ok((table, warnings))
+}
+
+fn cell(row: &[Value], at: usize) -> &Value {
+    row.get(at).unwrap_or(&Value::Null)
+}
+
+/// Puts a table of the server's into our columns, by name; a column that it does not have is NULL.
+fn from_server(read: Rows, columns: &[Column]) -> Table {
+    let places: Vec<Option<usize>> =
+        columns.iter().map(|column| read.columns.iter().position(|name| name == column.name)).collect();
+    let convert = |mut row: Vec<Option<String>>| {
+        let cells = columns.iter().zip(&places).map(|(column, place)| {
+            let text = place.and_then(|place| row.get_mut(place)).and_then(Option::take);
+            Value::read(text, column.kind)
+        });
+        cells.collect()
+    };
+    read.rows.into_iter().take(MAX_ROWS).map(convert).collect()
+}
+
+fn time(at: SystemTime) -> String {
+    DateTime::<Utc>::from(at).format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_rows_are_placed_by_name_and_kind() {
+        let read = Rows {
+            columns: vec!["sql".into(), "duration_ms".into(), "id".into(), "extra".into()],
+            rows: vec![vec![Some("create table t()".into()), Some("1.25".into()), Some("x".into()), None]],
+        };
+        let table = from_server(read, STATEMENTS);
+        let at = |name| STATEMENTS.iter().position(|column| column.name == name).unwrap_or(usize::MAX);
+        let row = table.first().map(Vec::as_slice).unwrap_or_default();
+        assert_eq!(cell(row, at("id")), &Value::from("x"));
+        assert_eq!(cell(row, at("duration_ms")), &Value::Float(1.25));
+        assert_eq!(cell(row, at("error")), &Value::Null);
+        assert_eq!(row.len(), STATEMENTS.len());
+    }
+
+    #[test]
+    fn times_sort_as_text() {
+        assert_eq!(time(SystemTime::UNIX_EPOCH), "1970-01-01 00:00:00.000000+00");
+    }
+
+    #[test]
+    fn passwords_are_not_in_the_summary() {
+        let mut config = Config::default();
+        config.upstream.password = Some(crate::config::Secret("hush".into()));
+        assert!(!format!("{:?}", summary(&config)).contains("hush"));
+    }
+}
