@@ -1,17 +1,52 @@
 //! The recorder: its own connections to the server, the statement log, what it knows of each branch.
+//!
+//! ```text
+//! log() ─> queue ─> recorder ─> pggit.statements          one task, one connection to the main database
+//! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
+//! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
+//! migrate: the schema itself; run by the command line, not by the recorder
+//! ```
+//!
+//! History rows themselves are written by event triggers in the client's own transaction, never from here.
 
-use std::sync::Arc;
+mod connect;
+mod health;
+pub mod migrate;
+mod queue;
+mod recorder;
+mod store;
+mod tables;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::branch::Branch;
+use arc_swap::ArcSwap;
+use tokio::runtime;
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+
+pub use self::connect::{APPLICATION_NAME, RecorderError};
+
+use self::connect::{Condition, Server};
+use self::health::Watched;
+use self::queue::Queue;
+use self::store::Tables;
+use self::tables::Known;
+use crate::branch::{Branch, Branches, Origin};
 use crate::change::{Recording, StatementFact};
 use crate::config::Config;
 use crate::policy::Freeze;
 
-/// A handle on the recorder; cheap to clone.
+/// So many questions of operators are answered together; others wait.
+const READERS: usize = 4;
+
+/// A handle on the recorder; cheap to clone. The recorder ends when the last one is dropped.
+/// The default one has no recorder behind it: every branch is `Broken`, and facts only wait.
 #[derive(Clone, Default)]
 pub struct History {
-    inner: Arc<()>,
+    running: Option<Arc<Running>>,
 }
 
 /// One line of `SHOW HEALTH`, `pggit.health_check()` and `/readyz`.
@@ -36,94 +71,327 @@ pub struct Rows {
     pub rows: Vec<Vec<Option<String>>>,
 }
 
+/// Ends the tasks when the last handle goes.
+struct Running {
+    inner: Arc<Inner>,
+    tasks: Vec<AbortHandle>,
+}
+
+/// What tasks and handles share.
+struct Inner {
+    server: Arc<Server>,
+    queue: Arc<Queue>,
+    log: Arc<Condition>,
+    /// The connection that follows branches and freezes.
+    main: Condition,
+    known: Known,
+    watched: ArcSwap<HashMap<String, Watching>>,
+    /// Held while `watched` is replaced.
+    watching: Mutex<()>,
+    /// How many branches are watched.
+    branches: Arc<AtomicUsize>,
+    places: Arc<Semaphore>,
+    readers: Semaphore,
+    runtime: runtime::Handle,
+    changed: Box<dyn Fn() + Send + Sync>,
+}
+
+/// A watched branch and the task that looks at it.
+#[derive(Clone)]
+struct Watching {
+    watched: Arc<Watched>,
+    _task: Arc<Task>,
+}
+
+struct Task(AbortHandle);
+
 impl History {
-    /// Starts the recorder's tasks on the current runtime. `changed` is called after branches or freezes changed.
+    /// Starts the recorder's tasks on the current runtime; the server need not be there yet. `changed` is called
+    /// after branches or freezes changed, when [`Self::branch_rows`] and [`Self::freezes`] have the new ones.
     pub fn start(config: &Config, changed: impl Fn() + Send + Sync + 'static) -> Self {
-        let _ = (config, changed);
-        Self::default()
+        let inner = Arc::new(Inner {
+            server: Arc::new(Server::new(&config.upstream)),
+            queue: Arc::new(Queue::new(config.history.queue, queue::MAX_BYTES)),
+            log: Arc::new(Condition::new("the statement log")),
+            main: Condition::new("the recorder's connection"),
+            known: Known::default(),
+            watched: ArcSwap::default(),
+            watching: Mutex::default(),
+            branches: Arc::default(),
+            places: Arc::new(Semaphore::new(health::AT_ONCE)),
+            readers: Semaphore::new(READERS),
+            runtime: runtime::Handle::current(),
+            changed: Box::new(changed),
+        });
+        let write = recorder::write(inner.server.clone(), inner.queue.clone(), inner.log.clone());
+        let tasks = vec![
+            inner.runtime.spawn(write).abort_handle(),
+            inner.runtime.spawn(tables::follow(inner.clone())).abort_handle(),
+        ];
+        let history = Self { running: Some(Arc::new(Running { inner, tasks })) };
+        history.watch_branches(&config.branches(&[]));
+        history
     }
 
-    /// Tells the recorder which branches there are, after a reload.
-    pub fn watch_branches(&self, branches: &crate::branch::Branches) {
-        let _ = (branches, &self.inner);
+    /// Tells the recorder which branches there are, after a reload. Declared ones are written to `pggit.branches`.
+    pub fn watch_branches(&self, branches: &Branches) {
+        let Some(inner) = self.inner() else { return };
+        let declared = branches.all.iter().filter(|branch| branch.origin == Origin::Configuration);
+        inner.known.declare(declared.cloned().collect());
+        inner.watch();
     }
 
-    /// Rows of `pggit.branches` in the main database, as last read.
+    /// Rows of `pggit.branches` in the main database, as last read; without those that a configuration declares.
     pub fn branch_rows(&self) -> Vec<Branch> {
-        Vec::new()
+        self.inner().map(|inner| inner.known.tables().branches).unwrap_or_default()
     }
 
     /// Branches frozen by an operator, as last read.
     pub fn freezes(&self) -> Vec<Freeze> {
-        Vec::new()
+        self.inner().map(|inner| inner.known.tables().freezes).unwrap_or_default()
     }
 
     /// Whether a change on this branch can be recorded now. No IO, no lock held for long.
     pub fn recording(&self, branch: &str) -> Recording {
-        let _ = branch;
-        Recording::Ready
+        self.watched(branch).map_or(Recording::Broken, |watched| watched.recording())
     }
 
     /// Waits until [`Self::recording`] is no longer `Broken`, at most `timeout`; returns what it is then.
+    /// The branch is looked at in the meantime. Cancel safe.
     pub async fn wait_recording(&self, branch: &str, timeout: Duration) -> Recording {
-        let _ = timeout;
-        self.recording(branch)
+        let Some(watched) = self.watched(branch) else { return Recording::Broken };
+        match watched.recording() {
+            Recording::Broken => watched.wait(timeout).await,
+            known @ (Recording::Ready | Recording::NotRequired) => known,
+        }
     }
 
     /// Why the branch is `Broken`, for the error's DETAIL.
     pub fn broken_because(&self, branch: &str) -> String {
-        let _ = branch;
-        String::new()
+        match (self.inner(), self.watched(branch)) {
+            (None, _) => RecorderError::NotRunning.to_string(),
+            (Some(_), None) => RecorderError::UnknownBranch(branch.to_owned()).to_string(),
+            (Some(_), Some(watched)) => watched.reason(),
+        }
     }
 
     /// Puts a fact into the statement log's queue; hands it back when the queue is full.
+    #[allow(clippy::result_large_err, reason = "the fact itself comes back, to be waited for or counted as lost")]
     pub fn log(&self, fact: StatementFact) -> Result<(), StatementFact> {
-        let _ = fact;
-        Ok(())
+        match self.inner() {
+            Some(inner) => inner.queue.push(fact),
+            None => Err(fact),
+        }
     }
 
-    /// As [`Self::log`], but waits for room.
+    /// As [`Self::log`], but waits for room. When cancelled, the fact may not be logged.
     pub async fn log_wait(&self, fact: StatementFact) {
-        let _ = fact;
+        if let Some(inner) = self.inner() {
+            inner.queue.push_wait(fact).await;
+        }
     }
 
     /// Facts that wait to be written.
     pub fn pending(&self) -> usize {
-        0
+        self.inner().map_or(0, |inner| inner.queue.len())
     }
 
-    /// Waits until every fact logged so far is written, at most `timeout`; false when it was too short.
+    /// Waits until every fact logged so far is written, at most `timeout`; false when it was too short, and then the
+    /// log says what is missing. For the end of the process.
     pub async fn flush(&self, timeout: Duration) -> bool {
-        let _ = timeout;
-        true
+        let Some(inner) = self.inner() else { return true };
+        let written = tokio::time::timeout(timeout, inner.queue.drained()).await.is_ok();
+        if !written {
+            recorder::report_lost(&inner.queue, &inner.log);
+        }
+        written
     }
 
-    /// The newest rows of `pggit.history` of one branch, newest first.
+    /// The newest rows of `pggit.history` of one branch, newest first; at most 10,000.
     pub async fn history(&self, branch: &str, limit: u32) -> anyhow::Result<Rows> {
-        let _ = (branch, limit);
-        Ok(Rows::default())
+        let inner = self.running()?;
+        let watched = self.watched(branch).ok_or_else(|| RecorderError::UnknownBranch(branch.to_owned()))?;
+        let _reader = inner.readers.acquire().await?;
+        let mut connection = inner.server.connect(&watched.branch.database).await?;
+        let rows = store::history(&mut connection, limit).await;
+        recorder::close(connection).await;
+        rows.map_err(tables::explained)
     }
 
-    /// The newest rows of `pggit.statements`, newest first.
+    /// The newest rows of `pggit.statements`, newest first; at most 10,000.
     pub async fn statements(&self, limit: u32) -> anyhow::Result<Rows> {
-        let _ = limit;
-        Ok(Rows::default())
+        let inner = self.running()?;
+        let _reader = inner.readers.acquire().await?;
+        let mut connection = inner.server.connect(&inner.server.main).await?;
+        let rows = store::statements(&mut connection, limit).await;
+        recorder::close(connection).await;
+        rows.map_err(tables::explained)
     }
 
-    /// Records a freeze and puts it in force; false when there was one already.
+    /// Records a freeze and puts it in force; false when there was one already. An error: not recorded, not in force.
     pub async fn freeze(&self, branch: &str, by: &str) -> anyhow::Result<bool> {
-        let _ = (branch, by);
-        Ok(false)
+        let inner = self.running()?;
+        let mut connection = inner.server.connect(&inner.server.main).await?;
+        let new = store::freeze(&mut connection, branch, by).await.map_err(tables::explained)?;
+        inner.reread(connection).await?;
+        Ok(new)
     }
 
     /// Lifts a freeze; false when there was none.
     pub async fn thaw(&self, branch: &str, by: &str) -> anyhow::Result<bool> {
-        let _ = (branch, by);
-        Ok(false)
+        let inner = self.running()?;
+        let mut connection = inner.server.connect(&inner.server.main).await?;
+        let lifted = store::thaw(&mut connection, branch, by).await.map_err(tables::explained)?;
+        inner.reread(connection).await?;
+        Ok(lifted)
     }
 
     /// What the recorder last saw, for `SHOW HEALTH` and `/readyz`.
     pub fn health(&self) -> Vec<HealthRow> {
-        Vec::new()
+        let own = |check: &str, ok, message| HealthRow { branch: String::new(), check: check.into(), ok, message };
+        let Some(inner) = self.inner() else {
+            return vec![own("recorder", false, RecorderError::NotRunning.to_string())];
+        };
+        let trouble = inner.main.trouble();
+        let mut rows =
+            vec![own("recorder", trouble.is_none(), trouble.unwrap_or_else(|| "branches and freezes are read".into()))];
+        rows.push(inner.log_health());
+        let watched = inner.watched.load();
+        let mut branches: Vec<_> = watched.values().collect();
+        branches.sort_by(|a, b| a.watched.branch.name.cmp(&b.watched.branch.name));
+        rows.extend(branches.iter().flat_map(|watching| watching.watched.rows()));
+        rows
+    }
+
+    fn inner(&self) -> Option<&Inner> {
+        self.running.as_ref().map(|running| &*running.inner)
+    }
+
+    fn running(&self) -> Result<&Inner, RecorderError> {
+        self.inner().ok_or(RecorderError::NotRunning)
+    }
+
+    fn watched(&self, branch: &str) -> Option<Arc<Watched>> {
+        Some(self.inner()?.watched.load().get(branch)?.watched.clone())
+    }
+}
+
+impl Inner {
+    /// Takes over what was read from the main database, and tells who has to know.
+    fn take_over(&self, ticket: u64, tables: Tables) {
+        if self.known.finish_read(ticket, tables) {
+            self.watch();
+            (self.changed)();
+        }
+    }
+
+    /// Reads branches and freezes again, on a connection that has just changed them.
+    async fn reread(&self, mut connection: sqlx::PgConnection) -> Result<(), RecorderError> {
+        let ticket = self.known.begin_read();
+        let tables = store::read_tables(&mut connection).await?;
+        recorder::close(connection).await;
+        self.take_over(ticket, tables);
+        Ok(())
+    }
+
+    /// Starts watching new branches, and stops for those that are gone or lie elsewhere now.
+    fn watch(&self) {
+        let _one_at_a_time = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        let branches = self.known.branches();
+        self.branches.store(branches.len(), Ordering::Relaxed);
+        let old = self.watched.load();
+        let watching = |branch: &Arc<Branch>| {
+            let known = old.get(&branch.name).filter(|known| known.watched.branch.database == branch.database);
+            known.cloned().unwrap_or_else(|| self.look_at(branch.clone()))
+        };
+        let new = branches.iter().map(|branch| (branch.name.clone(), watching(branch))).collect();
+        self.watched.store(Arc::new(new));
+    }
+
+    fn look_at(&self, branch: Arc<Branch>) -> Watching {
+        let watched = Arc::new(Watched::new(branch));
+        let looking =
+            health::keep_looking(self.server.clone(), watched.clone(), self.places.clone(), self.branches.clone());
+        Watching { watched, _task: Arc::new(Task(self.runtime.spawn(looking).abort_handle())) }
+    }
+
+    /// Has every branch looked at soon.
+    fn check_all(&self) {
+        for watching in self.watched.load().values() {
+            watching.watched.look();
+        }
+    }
+
+    fn log_health(&self) -> HealthRow {
+        let (waiting, max) = (self.queue.len(), self.queue.max_facts());
+        let (ok, message) = match self.log.trouble() {
+            // Nothing written yet is no trouble as long as nothing waits.
+            Some(reason) if waiting > 0 => (false, format!("{waiting} of at most {max} facts wait: {reason}")),
+            Some(_) | None => (waiting < max, format!("{waiting} of at most {max} facts wait")),
+        };
+        HealthRow { branch: String::new(), check: "statement log".into(), ok, message }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.inner.watched.store(Arc::default());
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::change::{Outcome, SessionFacts, VerdictKind};
+    use crate::sql::Class;
+
+    pub(super) fn fact(sql: &str) -> StatementFact {
+        let session = SessionFacts {
+            id: Uuid::now_v7(),
+            user: "alice".into(),
+            database: "app".into(),
+            branch: Some("main".into()),
+            client_addr: None,
+            client_port: 0,
+        };
+        StatementFact {
+            id: Uuid::now_v7(),
+            session: Arc::new(session),
+            tag: "CREATE TABLE",
+            class: Class::Ddl,
+            sql: sql.into(),
+            verdict: VerdictKind::Allow,
+            rule: None,
+            outcome: Outcome::Applied,
+            sqlstate: None,
+            error: None,
+            application_name: "test".into(),
+            started_at: SystemTime::now(),
+            duration: Duration::from_millis(3),
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_recorder_every_branch_is_broken() {
+        let history = History::default();
+        assert_eq!(history.recording("main"), Recording::Broken);
+        assert_eq!(history.broken_because("main"), "the recorder is not running");
+        assert!(history.log(fact("create table t ()")).is_err());
+        assert!(history.freeze("main", "x").await.is_err());
+        assert!(history.health().iter().all(|row| !row.ok));
     }
 }

@@ -1,0 +1,112 @@
+//! `pggit-proxy migrate up|down|status`.
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::SecondsFormat;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use crate::history::APPLICATION_NAME;
+use crate::history::migrate::{self, State, Status, Step, Way};
+
+/// A server that does not answer must not hang a deployment.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Action {
+    /// Apply what is pending.
+    Up,
+    /// Revert the newest, or what is above `--to`.
+    Down,
+    /// Show what is there.
+    Status,
+}
+
+/// Runs one action on the database of a libpq URL, telling what happens on standard output.
+pub async fn run(action: Action, to: Option<i64>, url: &str) -> anyhow::Result<()> {
+    let mut connection = connect(url).await?;
+    let mut told = |step: &Step| println!("{}", line(step));
+    match action {
+        Action::Up => {
+            let version = migrate::up(&mut connection, to, &mut told).await?;
+            println!("schema pggit is at version {version}{}", behind(version));
+        }
+        Action::Down => match migrate::down(&mut connection, to, &mut told).await? {
+            0 => println!("schema pggit is removed"),
+            version => println!("schema pggit is at version {version}{}", behind(version)),
+        },
+        Action::Status => print!("{}", table(&migrate::status(&mut connection).await?)),
+    }
+    connection.close().await.context("cannot close the connection")
+}
+
+async fn connect(url: &str) -> anyhow::Result<PgConnection> {
+    // The URL may hold a password: errors name what is wrong with it, not the URL.
+    let options = PgConnectOptions::from_str(url).context("--database-url is no PostgreSQL URL")?;
+    let options = options.application_name(APPLICATION_NAME).disable_statement_logging();
+    let place = match options.get_socket() {
+        Some(directory) => directory.display().to_string(),
+        None => options.get_host().to_owned(),
+    };
+    let place = format!("{place}, port {}", options.get_port());
+    match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+        Ok(connection) => connection.with_context(|| format!("cannot connect to {place}")),
+        Err(_) => anyhow::bail!("cannot connect to {place}: no answer within {CONNECT_TIMEOUT:?}"),
+    }
+}
+
+fn line(step: &Step) -> String {
+    let done = match step.way {
+        Way::Up => "applied",
+        Way::Down => "reverted",
+    };
+    format!("{done} {:04} {} ({:.1} ms)", step.version, step.name, step.took.as_secs_f64() * 1000.0)
+}
+
+/// What is still missing.
+fn behind(version: i64) -> String {
+    let latest = migrate::latest();
+    if version < latest { format!(" of {latest}") } else { String::new() }
+}
+
+fn table(all: &[Status]) -> String {
+    let width = all.iter().map(|status| status.name.len()).max().unwrap_or(0).max("name".len());
+    let mut table = format!("{:<7}  {:<width$}  state\n", "version", "name");
+    for status in all {
+        let at = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let state = match status.state {
+            State::Pending => "pending".to_owned(),
+            State::Applied(when) => format!("applied {}", at(when)),
+            State::Differs(when) => format!("applied {}, but its text DIFFERS from this program's", at(when)),
+            State::Unknown(when) => format!("applied {}, UNKNOWN to this program, which is older", at(when)),
+        };
+        table.push_str(&format!("{:<7}  {:<width$}  {state}\n", format!("{:04}", status.version), status.name));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_reads_as_a_line() {
+        let step = Step { way: Way::Up, version: 2, name: "history".into(), took: Duration::from_micros(1540) };
+        assert_eq!(line(&step), "applied 0002 history (1.5 ms)");
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let all = [
+            Status { version: 1, name: "schema".into(), state: State::Pending },
+            Status { version: 12, name: "functions".into(), state: State::Pending },
+        ];
+        assert_eq!(
+            table(&all),
+            "version  name       state\n0001     schema     pending\n0012     functions  pending\n"
+        );
+    }
+}

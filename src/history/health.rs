@@ -1,0 +1,323 @@
+//! What the recorder knows of each branch: whether a change made there now reaches the history.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use sqlx::postgres::PgConnection;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::connect::{RecorderError, Server, bounded};
+use super::recorder::close;
+use super::tables::not_migrated;
+use super::{HealthRow, migrate};
+use crate::branch::Branch;
+use crate::change::Recording;
+
+/// A branch is looked at so often, as long as there are not more than [`AT_ONCE`].
+pub(super) const INTERVAL: Duration = Duration::from_secs(2);
+
+/// So many branches are looked at together; with more of them each one is looked at less often.
+pub(super) const AT_ONCE: usize = 8;
+
+/// While a statement waits for a broken branch.
+const HURRIED: Duration = Duration::from_millis(200);
+
+/// Between two looks at one branch, however many ask for one.
+const SPACING: Duration = Duration::from_millis(50);
+
+/// One branch and what was last seen there.
+pub(super) struct Watched {
+    pub branch: Arc<Branch>,
+    seen: watch::Sender<Report>,
+    look: Notify,
+    waiters: AtomicUsize,
+}
+
+/// What one look found.
+#[derive(Debug, Clone)]
+pub(super) struct Report {
+    at: Option<SystemTime>,
+    checks: Vec<Check>,
+}
+
+#[derive(Debug, Clone)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    message: String,
+}
+
+impl Watched {
+    pub fn new(branch: Arc<Branch>) -> Self {
+        let unseen = Report { at: None, checks: vec![Check::bad("recording", "not checked yet".into())] };
+        Self { branch, seen: watch::Sender::new(unseen), look: Notify::new(), waiters: AtomicUsize::new(0) }
+    }
+
+    pub fn recording(&self) -> Recording {
+        self.seen.borrow().recording()
+    }
+
+    /// Why it is `Broken`; empty when it is not.
+    pub fn reason(&self) -> String {
+        self.seen.borrow().reason().to_owned()
+    }
+
+    /// Has it looked at soon.
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Has it looked at, and again and again, until it is not `Broken` or time is over. Cancel safe.
+    pub async fn wait(&self, timeout: Duration) -> Recording {
+        let mut seen = self.seen.subscribe();
+        let _waiter = Waiter::new(&self.waiters);
+        self.look();
+        let ready = seen.wait_for(|report| report.recording() != Recording::Broken);
+        let _ = tokio::time::timeout(timeout, ready).await;
+        self.recording()
+    }
+
+    pub fn rows(&self) -> Vec<HealthRow> {
+        let report = self.seen.borrow();
+        let at = match report.at {
+            Some(at) => DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Millis, true),
+            None => "never".to_owned(),
+        };
+        let row = |check: &Check| HealthRow {
+            branch: self.branch.name.clone(),
+            check: check.name.to_owned(),
+            ok: check.ok,
+            message: format!("{} (checked: {at})", check.message),
+        };
+        report.checks.iter().map(row).collect()
+    }
+
+    fn publish(&self, report: Report) {
+        let branch = &self.branch.name;
+        match (self.recording(), report.recording()) {
+            (Recording::Broken, Recording::Ready) => tracing::info!(branch, "changes are recorded"),
+            (Recording::Ready, Recording::Broken) => {
+                tracing::warn!(branch, reason = report.reason(), "changes cannot be recorded");
+            }
+            (Recording::Broken, Recording::Broken) if report.reason() != self.seen.borrow().reason() => {
+                tracing::warn!(branch, reason = report.reason(), "changes cannot be recorded");
+            }
+            (Recording::NotRequired | Recording::Ready | Recording::Broken, _) => {}
+        }
+        self.seen.send_replace(report);
+    }
+}
+
+impl Report {
+    fn recording(&self) -> Recording {
+        if self.checks.iter().all(|check| check.ok) { Recording::Ready } else { Recording::Broken }
+    }
+
+    fn reason(&self) -> &str {
+        self.checks.iter().find(|check| !check.ok).map_or("", |check| &check.message)
+    }
+}
+
+impl Check {
+    fn good(name: &'static str, message: String) -> Self {
+        Self { name, ok: true, message }
+    }
+
+    fn bad(name: &'static str, message: String) -> Self {
+        Self { name, ok: false, message }
+    }
+}
+
+/// Counts those who wait, also when they give up.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    fn new(waiters: &'a AtomicUsize) -> Self {
+        waiters.fetch_add(1, Ordering::AcqRel);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Looks at a branch until it is aborted. `places` bounds how many branches are looked at together, `branches` is how
+/// many there are.
+pub(super) async fn keep_looking(
+    server: Arc<Server>,
+    watched: Arc<Watched>,
+    places: Arc<Semaphore>,
+    branches: Arc<AtomicUsize>,
+) {
+    let mut kept = None;
+    loop {
+        let report = {
+            let _place = places.acquire().await;
+            look_at(&server, &watched.branch.database, &mut kept).await
+        };
+        watched.publish(report);
+        let rounds = branches.load(Ordering::Relaxed).div_ceil(AT_ONCE).max(1);
+        let interval = INTERVAL.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
+        let awaited = watched.recording() == Recording::Broken && watched.waiters.load(Ordering::Acquire) > 0;
+        let pause = if awaited { HURRIED } else { interval };
+        tokio::time::sleep(SPACING).await;
+        let _ = tokio::time::timeout(pause, watched.look.notified()).await;
+    }
+}
+
+/// One look. A connection stays open for the main database only: elsewhere it would stand in the way of
+/// `DROP DATABASE` and `CREATE DATABASE … TEMPLATE`.
+async fn look_at(server: &Server, database: &str, kept: &mut Option<PgConnection>) -> Report {
+    let at = Some(SystemTime::now());
+    // A kept connection may have died since; only a new one is proof.
+    if let Some(mut old) = kept.take()
+        && let Ok(checks) = check(&mut old).await
+    {
+        *kept = Some(old);
+        return Report { at, checks };
+    }
+    let mut connection = match server.connect(database).await {
+        Ok(connection) => connection,
+        Err(error) => return Report { at, checks: vec![Check::bad("server", error.to_string())] },
+    };
+    match check(&mut connection).await {
+        Ok(checks) => {
+            if database == server.main {
+                *kept = Some(connection);
+            } else {
+                close(connection).await;
+            }
+            Report { at, checks }
+        }
+        Err(error) => Report { at, checks: vec![Check::bad("server", error.to_string())] },
+    }
+}
+
+/// All checks on one branch; an error only where the server did not answer them.
+async fn check(connection: &mut PgConnection) -> Result<Vec<Check>, RecorderError> {
+    let recovery = sqlx::query_scalar::<_, bool>("SELECT pg_is_in_recovery()").fetch_one(&mut *connection);
+    if bounded(recovery).await? {
+        return Ok(vec![Check::bad("server", "the server is a standby or in recovery: it takes no changes".into())]);
+    }
+    let mut checks = vec![Check::good("server", "reachable".into())];
+    checks.push(schema(connection).await?);
+    checks.push(event_triggers(connection).await?);
+    Ok(checks)
+}
+
+async fn schema(connection: &mut PgConnection) -> Result<Check, RecorderError> {
+    let name = "schema";
+    let expected = migrate::latest();
+    let version = sqlx::query_scalar::<_, Option<i64>>("SELECT max(version) FROM pggit.migrations WHERE success");
+    let found = match bounded(version.fetch_one(connection)).await {
+        Ok(found) => found.unwrap_or(0),
+        Err(error) if error.leaves_connection() => {
+            return Ok(Check::bad(name, not_migrated(&error).unwrap_or_else(|| error.to_string())));
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(match found.cmp(&expected) {
+        std::cmp::Ordering::Equal => Check::good(name, format!("schema pggit is at version {found}")),
+        std::cmp::Ordering::Less => Check::bad(
+            name,
+            format!("schema pggit is at version {found}, expected {expected}: run `pggit-proxy migrate up`"),
+        ),
+        std::cmp::Ordering::Greater => Check::bad(
+            name,
+            format!("schema pggit is at version {found}, this program knows {expected}: run the newer pggit-proxy"),
+        ),
+    })
+}
+
+/// Every trigger of ours must fire, both events that report changes must have one, and its function's owner must be
+/// able to write the history.
+async fn event_triggers(connection: &mut PgConnection) -> Result<Check, RecorderError> {
+    let name = "event triggers";
+    let triggers = sqlx::query_as::<_, (String, String, String, bool)>(
+        "SELECT t.evtname::text, t.evtevent::text, t.evtenabled::text, \
+                p.prosecdef AND c.oid IS NOT NULL AND has_table_privilege(p.proowner, c.oid, 'INSERT') \
+         FROM pg_event_trigger t \
+         JOIN pg_proc p ON p.oid = t.evtfoid \
+         JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'pggit' \
+         LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'changes' AND c.relkind IN ('r', 'p') \
+         ORDER BY t.evtname",
+    );
+    let triggers = bounded(triggers.fetch_all(&mut *connection)).await?;
+    // Since PostgreSQL 17 a setting turns them all off.
+    let setting = sqlx::query_scalar::<_, Option<String>>("SELECT current_setting('event_triggers', true)");
+    if bounded(setting.fetch_one(connection)).await?.as_deref() == Some("off") {
+        return Ok(Check::bad(name, "the server's setting event_triggers is off".into()));
+    }
+    for event in ["ddl_command_end", "sql_drop"] {
+        if !triggers.iter().any(|(_, on, _, _)| on == event) {
+            return Ok(Check::bad(name, format!("there is no event trigger of schema pggit on {event}")));
+        }
+    }
+    let mut plain = "";
+    for (trigger, _, enabled, writes) in &triggers {
+        match enabled.as_str() {
+            "A" => {}
+            "O" => plain = ", but not ALWAYS: sessions with session_replication_role = replica are not recorded",
+            _ => return Ok(Check::bad(name, format!("event trigger {trigger} is disabled"))),
+        }
+        if !writes {
+            return Ok(Check::bad(name, format!("event trigger {trigger} cannot write to pggit.changes")));
+        }
+    }
+    Ok(Check::good(name, format!("{} enabled{plain}", triggers.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::branch::Origin;
+
+    fn watched() -> Watched {
+        let branch =
+            Branch { name: "b".into(), database: "d".into(), protected: false, parent: None, origin: Origin::Table };
+        Watched::new(Arc::new(branch))
+    }
+
+    fn report(ok: bool) -> Report {
+        Report { at: None, checks: vec![Check { name: "schema", ok, message: "so it is".into() }] }
+    }
+
+    #[test]
+    fn a_branch_never_looked_at_is_broken() {
+        let watched = watched();
+        assert_eq!(watched.recording(), Recording::Broken);
+        assert_eq!(watched.reason(), "not checked yet");
+    }
+
+    #[test]
+    fn one_bad_check_makes_it_broken() {
+        let watched = watched();
+        watched.publish(report(true));
+        assert_eq!((watched.recording(), watched.reason().as_str()), (Recording::Ready, ""));
+        watched.publish(report(false));
+        assert_eq!((watched.recording(), watched.reason().as_str()), (Recording::Broken, "so it is"));
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_it_is_ready() {
+        let watched = Arc::new(watched());
+        let waiter = tokio::spawn({
+            let watched = watched.clone();
+            async move { watched.wait(Duration::from_secs(30)).await }
+        });
+        watched.look.notified().await;
+        watched.publish(report(true));
+        assert_eq!(waiter.await.ok(), Some(Recording::Ready));
+        assert_eq!(watched.waiters.load(Ordering::Acquire), 0);
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_time_is_over() {
+        assert_eq!(watched().wait(Duration::from_millis(1)).await, Recording::Broken);
+    }
+}

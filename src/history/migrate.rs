@@ -1,0 +1,438 @@
+//! The `pggit` schema's migrations: embedded in the program, applied and reverted one transaction each.
+//!
+//! sqlx's table of applied migrations is `pggit.migrations`; nothing is ever made in another schema. The sequence is
+//! ours, not [`Migrator::run`]'s, so that every step can be told, and because a schema that is not ours must stay
+//! untouched.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::migrate::{Migrate as _, MigrateError as SqlxMigrateError, Migration, Migrator};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Executor as _};
+
+use super::connect::{in_words, sqlstate};
+
+static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
+
+const TABLE: &str = "pggit.migrations";
+
+/// The columns of sqlx's table; another `pggit.migrations` (pgGit's own SQL has one) is not ours.
+const COLUMNS: [&str; 6] = ["version", "description", "installed_on", "success", "checksum", "execution_time"];
+
+/// A migration waits this long for a lock that a client holds, and for another migration that runs.
+const LOCK_TIMEOUT: &str = "10s";
+
+/// One step that was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Applied or reverted.
+    pub way: Way,
+    /// The migration's number.
+    pub version: i64,
+    /// Its name, from the file's.
+    pub name: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Applied.
+    Up,
+    /// Reverted.
+    Down,
+}
+
+/// One migration, as `migrate status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The migration's number.
+    pub version: i64,
+    /// Its name.
+    pub name: String,
+    /// Whether the database has it.
+    pub state: State,
+}
+
+/// Whether the database has a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not yet.
+    Pending,
+    /// Since then.
+    Applied(DateTime<Utc>),
+    /// Since then, but from another text than this program has.
+    Differs(DateTime<Utc>),
+    /// Since then, by a newer program; this one does not know it.
+    Unknown(DateTime<Utc>),
+}
+
+/// Why a migration did not run. Nothing is left half done: what is named failed as a whole, what was told before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// Somebody else's `pggit`.
+    #[error(
+        "database \"{database}\" has a schema pggit that pggit-proxy did not make (pgGit's own SQL, perhaps): \
+         it is left as it is. Rename or remove it, or choose another database"
+    )]
+    Foreign {
+        /// Where.
+        database: String,
+    },
+    /// Event triggers need a superuser.
+    #[error(
+        "role \"{role}\" cannot install event triggers, which record the history: run this as a superuser, or as the \
+         administrator role of your managed server (its member of rds_superuser, cloudsqlsuperuser …)"
+    )]
+    NotSuperuser {
+        /// Who was connected.
+        role: String,
+    },
+    /// The binary is the older one.
+    #[error("the database is at version {found}, this program knows {latest}: use the newer pggit-proxy")]
+    TooNew {
+        /// The database's version.
+        found: i64,
+        /// The program's.
+        latest: i64,
+    },
+    /// The text of an applied migration is another one.
+    #[error(
+        "migration {version} was applied with another text than this program has: it comes from another build; \
+         use that one, or compare with `migrate status`"
+    )]
+    Differs {
+        /// Which.
+        version: i64,
+    },
+    /// `--to` names nothing.
+    #[error("there is no migration {0}: known are {known}", known = known_versions())]
+    NoSuchVersion(i64),
+    /// The advisory lock is taken.
+    #[error("another migration is running in this database: try again when it is done")]
+    Busy,
+    /// A client is in the way.
+    #[error(
+        "migration {version} waited {LOCK_TIMEOUT} in vain for a lock that another session holds; it changed nothing. \
+         Try again when no schema change is running (see pg_stat_activity for long transactions)"
+    )]
+    Locked {
+        /// Which.
+        version: i64,
+    },
+    /// Cannot be written.
+    #[error("this server is a read-only standby: run the migration on the primary")]
+    Standby,
+    /// Unsupported server.
+    #[error("the server is PostgreSQL {0}: pggit-proxy needs 14 or newer")]
+    ServerTooOld(String),
+    /// The script itself failed.
+    #[error("migration {version} ({name}) failed and changed nothing: {}", in_words(.source))]
+    Script {
+        /// Which.
+        version: i64,
+        /// Its name.
+        name: String,
+        /// The server's words.
+        source: sqlx::Error,
+    },
+    /// Anything else between us and the server.
+    #[error("{}", in_words(.0))]
+    Sql(#[from] sqlx::Error),
+}
+
+/// The version that this program expects.
+pub fn latest() -> i64 {
+    ups().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Applies what is pending, up to version `to`. Returns the version reached.
+pub async fn up(
+    connection: &mut PgConnection,
+    to: Option<i64>,
+    told: &mut (dyn FnMut(&Step) + Send),
+) -> Result<i64, MigrateError> {
+    let to = known_version(to)?.unwrap_or(i64::MAX);
+    prepare(connection).await?;
+    let result = up_locked(connection, to, told).await;
+    release(connection).await;
+    result
+}
+
+/// Reverts what is above version `to`; without it the newest one. Version 0 removes the schema too, if it is empty
+/// then. Returns the version reached.
+pub async fn down(
+    connection: &mut PgConnection,
+    to: Option<i64>,
+    told: &mut (dyn FnMut(&Step) + Send),
+) -> Result<i64, MigrateError> {
+    let to = known_version(to)?;
+    prepare(connection).await?;
+    let result = down_locked(connection, to, told).await;
+    release(connection).await;
+    result
+}
+
+/// Every migration that the program or the database knows, by version. Only reads.
+pub async fn status(connection: &mut PgConnection) -> Result<Vec<Status>, MigrateError> {
+    let applied = applied(connection).await?;
+    let mut all = BTreeMap::new();
+    for migration in ups() {
+        let (version, name) = (migration.version, migration.description.to_string());
+        all.insert(version, Status { version, name, state: State::Pending });
+    }
+    for (version, row) in applied {
+        let state = match ups().find(|migration| migration.version == version) {
+            Some(known) if *known.checksum == *row.checksum => State::Applied(row.at),
+            Some(_) => State::Differs(row.at),
+            None => State::Unknown(row.at),
+        };
+        all.insert(version, Status { version, name: row.name, state });
+    }
+    Ok(all.into_values().collect())
+}
+
+/// A row of `pggit.migrations`.
+struct Applied {
+    name: String,
+    checksum: Vec<u8>,
+    at: DateTime<Utc>,
+}
+
+/// What a database has under the name `pggit`.
+enum Found {
+    Nothing,
+    Ours,
+    Foreign,
+}
+
+async fn up_locked(
+    connection: &mut PgConnection,
+    to: i64,
+    told: &mut (dyn FnMut(&Step) + Send),
+) -> Result<i64, MigrateError> {
+    let applied = applied(connection).await?;
+    verify(&applied)?;
+    let pending: Vec<_> = ups().filter(|m| m.version <= to && !applied.contains_key(&m.version)).collect();
+    let mut reached = applied.keys().last().copied().unwrap_or(0);
+    if pending.is_empty() {
+        return Ok(reached);
+    }
+    require_superuser(connection).await?;
+    if applied.is_empty() {
+        make_table(connection).await?;
+    }
+    for migration in pending {
+        let took = match connection.apply(TABLE, migration).await {
+            Ok(took) => took,
+            Err(error) => return Err(explain(connection, error, migration).await),
+        };
+        told(&step(Way::Up, migration, took));
+        reached = reached.max(migration.version);
+    }
+    Ok(reached)
+}
+
+async fn down_locked(
+    connection: &mut PgConnection,
+    to: Option<i64>,
+    told: &mut (dyn FnMut(&Step) + Send),
+) -> Result<i64, MigrateError> {
+    let mut applied = applied(connection).await?;
+    verify(&applied)?;
+    // The one below the newest.
+    let to = to.unwrap_or_else(|| applied.keys().rev().nth(1).copied().unwrap_or(0));
+    let downs = MIGRATOR.iter().filter(|m| m.migration_type.is_down_migration());
+    let mut downs: Vec<_> = downs.filter(|m| m.version > to && applied.contains_key(&m.version)).collect();
+    downs.sort_by_key(|migration| std::cmp::Reverse(migration.version));
+    for migration in downs {
+        let took = match connection.revert(TABLE, migration).await {
+            Ok(took) => took,
+            Err(error) => return Err(explain(connection, error, migration).await),
+        };
+        told(&step(Way::Down, migration, took));
+        applied.remove(&migration.version);
+    }
+    if applied.is_empty() && matches!(find(connection).await?, Found::Ours) {
+        remove_table(connection).await?;
+    }
+    Ok(applied.keys().last().copied().unwrap_or(0))
+}
+
+/// Checks the server, and takes sqlx's own lock so that no two migrations run together.
+async fn prepare(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let (number, version, standby): (i32, String, bool) = sqlx::query_as(
+        "SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery()",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if number < 140_000 {
+        return Err(MigrateError::ServerTooOld(version));
+    }
+    if standby {
+        return Err(MigrateError::Standby);
+    }
+    // Whatever role and database are set to: an unqualified name must not land in anybody's schema, a lock must not
+    // be waited for behind which everybody else would queue.
+    connection
+        .execute(
+            "SET search_path = pg_catalog, pg_temp; SET lock_timeout = '10s'; SET statement_timeout = 0; \
+             SET idle_in_transaction_session_timeout = 0; SET default_transaction_read_only = off; \
+             SET default_transaction_isolation = 'read committed'; SET client_min_messages = warning",
+        )
+        .await?;
+    match connection.lock().await {
+        Ok(()) => Ok(()),
+        Err(SqlxMigrateError::Execute(error)) if sqlstate(&error) == Some("55P03") => Err(MigrateError::Busy),
+        Err(error) => Err(plain(error)),
+    }
+}
+
+async fn release(connection: &mut PgConnection) {
+    // The server does it anyway when the connection ends.
+    let _ = connection.unlock().await;
+}
+
+async fn find(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
+    let (columns, used): (Option<Vec<String>>, Option<bool>) = sqlx::query_as(
+        "SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_catalog.pg_attribute a \
+                 WHERE a.attrelid = to_regclass('pggit.migrations') AND a.attnum > 0 AND NOT a.attisdropped), \
+                (SELECT EXISTS (SELECT FROM pg_catalog.pg_depend d \
+                                WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid \
+                                  AND d.classid <> 'pg_catalog.pg_default_acl'::regclass) \
+                 FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pggit')",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(match (columns, used) {
+        (Some(columns), _) if columns == COLUMNS => Found::Ours,
+        (Some(_), _) | (None, Some(true)) => Found::Foreign,
+        (None, None | Some(false)) => Found::Nothing,
+    })
+}
+
+async fn applied(connection: &mut PgConnection) -> Result<BTreeMap<i64, Applied>, MigrateError> {
+    match find(connection).await? {
+        Found::Nothing => return Ok(BTreeMap::new()),
+        Found::Foreign => {
+            let database = sqlx::query_scalar("SELECT current_database()::text").fetch_one(connection).await?;
+            return Err(MigrateError::Foreign { database });
+        }
+        Found::Ours => {}
+    }
+    let rows: Vec<(i64, String, Vec<u8>, DateTime<Utc>)> =
+        sqlx::query_as("SELECT version, description, checksum, installed_on FROM pggit.migrations")
+            .fetch_all(connection)
+            .await?;
+    let row = |(version, name, checksum, at)| (version, Applied { name, checksum, at });
+    Ok(rows.into_iter().map(row).collect())
+}
+
+/// The database must have nothing that this program does not know exactly.
+fn verify(applied: &BTreeMap<i64, Applied>) -> Result<(), MigrateError> {
+    for (version, row) in applied {
+        match ups().find(|migration| migration.version == *version) {
+            Some(known) if *known.checksum == *row.checksum => {}
+            Some(_) => return Err(MigrateError::Differs { version: *version }),
+            None => return Err(MigrateError::TooNew { found: *version, latest: latest() }),
+        }
+    }
+    Ok(())
+}
+
+async fn require_superuser(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let (role, able): (String, bool) = sqlx::query_as(
+        "SELECT current_user::text, rolsuper OR EXISTS (SELECT FROM pg_catalog.pg_roles r \
+             WHERE r.rolname IN ('rds_superuser', 'cloudsqlsuperuser', 'alloydbsuperuser', 'azure_pg_admin') \
+               AND pg_has_role(current_user, r.oid, 'MEMBER')) \
+         FROM pg_catalog.pg_roles WHERE rolname = current_user",
+    )
+    .fetch_one(connection)
+    .await?;
+    if able { Ok(()) } else { Err(MigrateError::NotSuperuser { role }) }
+}
+
+/// Schema and table together, so that there is never an empty schema that nobody owns up to.
+async fn make_table(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let mut transaction = connection.begin().await?;
+    transaction.create_schema_if_not_exists("pggit").await.map_err(plain)?;
+    transaction.ensure_migrations_table(TABLE).await.map_err(plain)?;
+    Ok(transaction.commit().await?)
+}
+
+async fn remove_table(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    connection.execute("DROP TABLE pggit.migrations").await?;
+    match connection.execute("DROP SCHEMA pggit RESTRICT").await {
+        // dependent_objects_still_exist: somebody keeps something of their own there.
+        Err(error) if sqlstate(&error) == Some("2BP01") => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
+    }
+}
+
+async fn explain(connection: &mut PgConnection, error: SqlxMigrateError, migration: &Migration) -> MigrateError {
+    let version = migration.version;
+    let source = match error {
+        SqlxMigrateError::ExecuteMigration(source, _) => source,
+        other => return plain(other),
+    };
+    match sqlstate(&source) {
+        Some("55P03") => MigrateError::Locked { version },
+        Some("42501") => match require_superuser(connection).await {
+            Err(reason) => reason,
+            Ok(()) => MigrateError::Script { version, name: migration.description.to_string(), source },
+        },
+        Some(_) | None => MigrateError::Script { version, name: migration.description.to_string(), source },
+    }
+}
+
+/// The errors that sqlx's steps have apart from a script's own.
+fn plain(error: SqlxMigrateError) -> MigrateError {
+    match error {
+        SqlxMigrateError::Execute(error) => MigrateError::Sql(error),
+        other => MigrateError::Sql(sqlx::Error::Protocol(other.to_string())),
+    }
+}
+
+fn step(way: Way, migration: &Migration, took: Duration) -> Step {
+    Step { way, version: migration.version, name: migration.description.to_string(), took }
+}
+
+fn ups() -> impl Iterator<Item = &'static Migration> {
+    MIGRATOR.iter().filter(|migration| !migration.migration_type.is_down_migration())
+}
+
+fn known_version(to: Option<i64>) -> Result<Option<i64>, MigrateError> {
+    match to {
+        Some(version) if version != 0 && !MIGRATOR.version_exists(version) => Err(MigrateError::NoSuchVersion(version)),
+        Some(_) | None => Ok(to),
+    }
+}
+
+fn known_versions() -> String {
+    let versions: Vec<String> = ups().map(|migration| migration.version.to_string()).collect();
+    format!("0, {}", versions.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_can_be_reverted() {
+        for up in ups() {
+            let down = MIGRATOR.iter().find(|m| m.version == up.version && m.migration_type.is_down_migration());
+            assert!(down.is_some(), "migration {} has no down script", up.version);
+            assert!(!up.no_tx, "migration {} must run in a transaction", up.version);
+        }
+    }
+
+    #[test]
+    fn an_unknown_target_names_the_known_ones() {
+        let error = known_version(Some(999)).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with("there is no migration 999: known are 0, "), "{error}");
+    }
+}
