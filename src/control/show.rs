@@ -415,7 +415,7 @@ fn rule_row(at: usize, rule: &Rule) -> Vec<Value> {
         list(rule.client.iter().map(ToString::to_string).collect()),
         list(rule.class.iter().map(|class| class.as_str().to_owned()).collect()),
         glob(&rule.tag),
-        glob(&rule.object),
+        rule.object.as_ref().map(ToString::to_string).into(),
         match rule.action {
             Action::Allow => "allow".into(),
             Action::Refuse => "refuse".into(),
