@@ -1,0 +1,57 @@
+//! What classification costs the statements that a session sends again and again: no allocation.
+#![allow(unsafe_code, clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use pggit_proxy::sql::{Class, Classified, Classifier, Encoding};
+
+struct Counting;
+
+thread_local!(static COUNT: Cell<usize> = const { Cell::new(0) });
+
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = COUNT.get();
+    let result = work();
+    (COUNT.get() - before, result)
+}
+
+#[test]
+fn a_plain_statement_allocates_nothing() {
+    let mut classifier = Classifier::new(1 << 20);
+    for (text, class) in [
+        ("select a, ';' from t where b = $1 -- c", Class::Read),
+        ("/* a */ insert into t values (1);", Class::Write),
+        ("listen x", Class::Session),
+    ] {
+        let (count, classified) = allocations(|| classifier.classify(text.as_bytes(), Encoding::AsciiSafe));
+        assert_eq!((count, classified), (0, Classified::Plain(class)), "{text}");
+    }
+    assert_eq!(classifier.take_counts(), (0, 0));
+}
+
+#[test]
+fn a_text_that_is_known_allocates_nothing() {
+    let mut classifier = Classifier::new(1 << 20);
+    for text in ["begin", "commit", "alter table s.t add a int; select 1", "this does not parse"] {
+        let first = classifier.parse(text.as_bytes(), Encoding::AsciiSafe);
+        let (count, again) = allocations(|| classifier.classify(text.as_bytes(), Encoding::AsciiSafe));
+        assert_eq!((count, again), (0, Classified::Statements(first)), "{text}");
+    }
+    assert_eq!(classifier.take_counts(), (4, 4));
+    assert_eq!(classifier.take_counts(), (0, 0));
+}
