@@ -73,6 +73,8 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>) {
         .header_read_timeout(HEADER_TIME)
         .max_buf_size(MAX_HEADER_BYTES)
         .keep_alive(false)
+        // A client that has said all may shut its side down and still wait for the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {

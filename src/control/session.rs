@@ -12,7 +12,7 @@ use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
 use pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo, QueryResponse, Response, Tag};
 use pgwire::api::stmt::QueryParser;
 use pgwire::api::store::PortalStore;
-use pgwire::api::{ClientInfo, ClientPortalStore, Type};
+use pgwire::api::{ClientInfo, ClientPortalStore, DEFAULT_NAME, Type};
 use pgwire::error::{PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::extendedquery::{Bind, Close, Execute, Parse, TARGET_TYPE_BYTE_STATEMENT};
@@ -106,14 +106,20 @@ impl Session {
         }
     }
 
-    async fn run<C>(&self, client: &mut C, command: &Command, format: &Format) -> PgWireResult<Response>
+    /// `failed`: the transaction is; pgwire's own state lags behind inside a message of several commands.
+    async fn run<C>(
+        &self,
+        client: &mut C,
+        command: &Command,
+        format: &Format,
+        failed: bool,
+    ) -> PgWireResult<Response>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore,
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let failed = client.transaction_status() == TransactionStatus::Error;
         if failed && !matches!(command, Command::Commit | Command::Rollback) {
             let message = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(CommandError::new("25P02", message).into());
@@ -276,9 +282,13 @@ impl SimpleQueryHandler for Session {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let mut responses = Vec::new();
+        let mut failed = client.transaction_status() == TransactionStatus::Error;
         for command in command::parse(query)? {
-            match self.run(client, &command, &Format::UnifiedText).await {
-                Ok(response) => responses.push(response),
+            match self.run(client, &command, &Format::UnifiedText, failed).await {
+                Ok(response) => {
+                    failed &= !matches!(response, Response::TransactionEnd(_));
+                    responses.push(response);
+                }
                 // What went before was done and is answered; what comes after is not done.
                 Err(PgWireError::UserError(error)) => {
                     responses.push(Response::Error(error));
@@ -313,7 +323,7 @@ impl ExtendedQueryHandler for Session {
         if !message.type_oids.is_empty() {
             return Err(Grammar::no_parameters().into());
         }
-        let name = message.name.clone().unwrap_or_default();
+        let name = message.name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
         let parsed = pgwire::api::stmt::StoredStatement::parse(client, &message, self.query_parser()).await?;
         self.remember(Named::Statement, &name)?;
         match parsed {
@@ -331,15 +341,17 @@ impl ExtendedQueryHandler for Session {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let name = message.statement_name.as_deref().unwrap_or_default();
+        let name = message.statement_name.as_deref().unwrap_or(DEFAULT_NAME);
+        let shown = message.statement_name.as_deref().unwrap_or_default();
+        let portal_name = message.portal_name.as_deref().unwrap_or(DEFAULT_NAME);
         if !message.parameters.is_empty() {
             let count = message.parameters.len();
             let text =
-                format!("bind message supplies {count} parameters, but prepared statement \"{name}\" requires 0");
+                format!("bind message supplies {count} parameters, but prepared statement \"{shown}\" requires 0");
             return Err(CommandError::new("08P01", text).into());
         }
         let Some(entry) = client.portal_store().get_statement(name) else {
-            return Err(CommandError::new("26000", format!("prepared statement \"{name}\" does not exist")).into());
+            return Err(CommandError::new("26000", format!("prepared statement \"{shown}\" does not exist")).into());
         };
         let columns = match entry.value().map(|statement| &statement.statement) {
             Some(Command::Show(_, query)) => query.columns.len(),
@@ -351,13 +363,13 @@ impl ExtendedQueryHandler for Session {
             let text = format!("bind message has {} result formats but query has {columns} columns", formats.len());
             return Err(CommandError::new("08P01", text).into());
         }
-        self.remember(Named::Portal, message.portal_name.as_deref().unwrap_or_default())?;
+        self.remember(Named::Portal, portal_name)?;
         match entry.value() {
             Some(statement) => {
                 let portal = Portal::try_new(&message, statement.clone())?;
                 client.portal_store().put_portal(Arc::new(portal));
             }
-            None => client.portal_store().put_empty_portal(message.portal_name.as_deref().unwrap_or_default()),
+            None => client.portal_store().put_empty_portal(portal_name),
         }
         let complete = pgwire::messages::extendedquery::BindComplete::new();
         Ok(client.feed(PgWireBackendMessage::BindComplete(complete)).await?)
@@ -384,7 +396,7 @@ impl ExtendedQueryHandler for Session {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let name = message.name.as_deref().unwrap_or_default();
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
         if message.target_type == TARGET_TYPE_BYTE_STATEMENT {
             self.forget(Named::Statement, name);
             client.portal_store().rm_statement(name);
@@ -403,7 +415,8 @@ impl ExtendedQueryHandler for Session {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        self.run(client, &portal.statement.statement, &portal.result_column_format).await
+        let failed = client.transaction_status() == TransactionStatus::Error;
+        self.run(client, &portal.statement.statement, &portal.result_column_format, failed).await
     }
 }
 

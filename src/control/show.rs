@@ -12,9 +12,9 @@ use super::command::COMMANDS;
 use super::table::{Column, Kind, Value};
 use crate::branch::Origin;
 use crate::change::Recording;
-use crate::config::{Capture, Config, ControlRole, OnFailure};
+use crate::config::Config;
 use crate::history::Rows;
-use crate::policy::{Action, Rule};
+use crate::policy::Rule;
 use crate::state::{Client, Life, Shared};
 
 /// Rows of `SHOW HISTORY` taken from each branch, and rows of `SHOW STATEMENTS`: the newest.
@@ -73,7 +73,7 @@ columns! {
     CONFIG:
         "key" Text "section and key, as in the file",
         "value" Text "in force now; secrets are never shown",
-        "origin" Text "where the value comes from",;
+        "origin" Text "`default`, `file`, `environment` or `flag`",;
     CLIENTS:
         "id" Int "the number that KILL takes",
         "user" Text "login name; NULL before login",
@@ -284,60 +284,7 @@ fn version(shared: &Shared) -> Table {
 }
 
 fn configuration(config: &Config) -> Table {
-    summary(config).into_iter().map(|(key, value, origin)| vec![key.into(), value.into(), origin.into()]).collect()
-}
-
-/// Key, value and origin of what the proxy runs with.
-fn summary(config: &Config) -> Vec<(String, String, String)> {
-    let address = |address: Option<std::net::SocketAddr>| address.map_or("off".into(), |address| address.to_string());
-    let seconds = |duration: std::time::Duration| format!("{} s", duration.as_secs_f64());
-    let mut all = vec![
-        ("listen.address", config.listen.address.to_string()),
-        ("listen.max_clients", config.listen.max_clients.to_string()),
-        ("listen.workers", config.listen.workers.to_string()),
-        ("upstream.host", config.upstream.host.clone()),
-        ("upstream.port", config.upstream.port.to_string()),
-        ("upstream.dbname", config.upstream.dbname.clone()),
-        ("upstream.user", config.upstream.user.clone()),
-        ("upstream.password", config.upstream.password.as_ref().map_or("not set", |_| "set").into()),
-        ("upstream.connect_timeout", seconds(config.upstream.connect_timeout)),
-        (
-            "history.capture",
-            match config.history.capture {
-                Capture::Auto => "auto".into(),
-                Capture::Trigger => "trigger".into(),
-            },
-        ),
-        (
-            "history.on_failure",
-            match config.history.on_failure {
-                OnFailure::Refuse => "refuse".into(),
-                OnFailure::Allow => "allow".into(),
-            },
-        ),
-        ("history.timeout", seconds(config.history.timeout)),
-        ("history.queue", config.history.queue.to_string()),
-        ("branches.default", config.branches.default.clone()),
-        ("control.address", address(config.control.address)),
-        ("http.address", address(config.http.address)),
-        ("log.level", config.log.level.clone()),
-        ("log.format", if config.log.json { "json" } else { "text" }.into()),
-        ("limits.login_timeout", seconds(config.limits.login_timeout)),
-        ("limits.max_statement_parse", config.limits.max_statement_parse.to_string()),
-        ("limits.cache_bytes", config.limits.cache_bytes.to_string()),
-        ("limits.max_buffer", config.limits.max_buffer.to_string()),
-        ("limits.max_prepared", config.limits.max_prepared.to_string()),
-        ("limits.drain_timeout", seconds(config.limits.drain_timeout)),
-        ("limits.max_logged_sql", config.limits.max_logged_sql.to_string()),
-    ];
-    for user in &config.control.users {
-        let role = match user.role {
-            ControlRole::Monitor => "monitor",
-            ControlRole::Admin => "admin",
-        };
-        all.push(("control.users", format!("{} ({role})", user.name)));
-    }
-    all.into_iter().map(|(key, value)| (key.to_owned(), value, "configuration".to_owned())).collect()
+    config.summary().into_iter().map(|(key, value, origin)| vec![key.into(), value.into(), origin.into()]).collect()
 }
 
 fn client_row(client: &Client) -> Vec<Value> {
@@ -404,25 +351,7 @@ fn branches(shared: &Shared) -> Table {
 }
 
 fn rule_row(at: usize, rule: &Rule) -> Vec<Value> {
-    let glob = |glob: &Option<globset::GlobMatcher>| Value::from(glob.as_ref().map(|glob| glob.glob().glob()));
-    let list = |words: Vec<String>| if words.is_empty() { Value::Null } else { words.join(", ").into() };
-    vec![
-        Value::count(at + 1),
-        rule.name.as_str().into(),
-        glob(&rule.branch),
-        glob(&rule.user),
-        glob(&rule.application),
-        list(rule.client.iter().map(ToString::to_string).collect()),
-        list(rule.class.iter().map(|class| class.as_str().to_owned()).collect()),
-        glob(&rule.tag),
-        rule.object.as_ref().map(ToString::to_string).into(),
-        match rule.action {
-            Action::Allow => "allow".into(),
-            Action::Refuse => "refuse".into(),
-        },
-        rule.message.clone().into(),
-        rule.hint.clone().into(),
-    ]
+    std::iter::once(Value::count(at + 1)).chain(rule.describe().into_iter().map(Value::from)).collect()
 }
 
 fn health(shared: &Shared) -> Table {
@@ -519,14 +448,13 @@ mod tests {
     }
 
     #[test]
-    fn times_sort_as_text() {
-        assert_eq!(time(SystemTime::UNIX_EPOCH), "1970-01-01 00:00:00.000000+00");
+    fn rules_have_a_column_for_each_field() {
+        let names: Vec<&str> = RULES.iter().skip(1).map(|column| column.name).collect();
+        assert_eq!(names, Rule::FIELDS);
     }
 
     #[test]
-    fn passwords_are_not_in_the_summary() {
-        let mut config = Config::default();
-        config.upstream.password = Some(crate::config::Secret("hush".into()));
-        assert!(!format!("{:?}", summary(&config)).contains("hush"));
+    fn times_sort_as_text() {
+        assert_eq!(time(SystemTime::UNIX_EPOCH), "1970-01-01 00:00:00.000000+00");
     }
 }
