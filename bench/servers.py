@@ -190,7 +190,7 @@ unix_socket_dir =
 auth_type = trust
 auth_file = {users}
 pool_mode = session
-server_reset_query =
+server_reset_query = DISCARD ALL
 max_client_conn = 1000
 default_pool_size = 300
 """
