@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""pggit-proxy against direct connections, HAProxy (bytes only) and pgbouncer (session mode), side by side.
+
+Every figure is taken for each of them in turn, round after round, so that a busy moment of the machine meets all alike;
+the table shows medians. Processor time is the program's own, from /proc. Needs `scripts/setup.sh bench` and a release
+build; `make bench` does both.
+"""
+
+import argparse
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import report
+import servers
+
+DRAIN_QUERY = "SELECT filler FROM wide"
+READY_IDLE = b"Z\0\0\0\5I"
+
+
+def say(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def psql(port: int, database: str, sql: str, **options) -> None:
+    command = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-d",
+               database, "-c", sql]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
+
+
+def login(port: int, database: str) -> socket.socket:
+    """A raw connection, logged in."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    body = struct.pack("!i", 196608) + f"user\0postgres\0database\0{database}\0\0".encode()
+    connection.sendall(struct.pack("!i", len(body) + 4) + body)
+    read_until_ready(connection)
+    return connection
+
+
+def query(connection: socket.socket, sql: str) -> int:
+    """Runs it and throws the answer away; the answer's size in bytes."""
+    body = sql.encode() + b"\0"
+    connection.sendall(b"Q" + struct.pack("!i", len(body) + 4) + body)
+    return read_until_ready(connection)
+
+
+def read_until_ready(connection: socket.socket) -> int:
+    """Looks at the last bytes only."""
+    buffer = bytearray(1 << 20)
+    total, tail = 0, b""
+    while not tail.endswith(READY_IDLE):
+        count = connection.recv_into(buffer)
+        if count == 0:
+            raise SystemExit("the connection ended")
+        total += count
+        tail = (tail + bytes(buffer[max(0, count - len(READY_IDLE)):count]))[-len(READY_IDLE):]
+    return total
+
+
+class Bench:
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.machine = servers.Machine()
+        self.figures = report.Figures()
+
+    def prepare(self) -> None:
+        say("starting PostgreSQL and what stands in front of it")
+        self.direct = self.machine.start_postgres()
+        port = self.direct.port
+        for database in ("bench", "plain"):
+            psql(port, "postgres", f"CREATE DATABASE {database}")
+        say("loading data")
+        pgbench = [self.machine.bin / "pgbench", "-i", "-q", "-s", str(self.options.scale), "-h", "127.0.0.1", "-p",
+                   str(port), "-U", "postgres", "bench"]
+        subprocess.run(pgbench, check=True, capture_output=True)
+        rows = self.options.megabytes * 1000
+        psql(port, "bench", "CREATE UNLOGGED TABLE wide (filler text)")
+        psql(port, "bench", "ALTER TABLE wide ALTER filler SET STORAGE PLAIN")
+        psql(port, "bench", f"INSERT INTO wide SELECT repeat('x', 1000) FROM generate_series(1, {rows})")
+        psql(port, "bench", "CREATE UNLOGGED TABLE copied (a int, b int, c int, filler text)")
+        psql(port, "bench", "VACUUM ANALYZE")
+        url = f"postgres://postgres@127.0.0.1:{port}/bench"
+        subprocess.run([self.options.program, "migrate", "up", "--database-url", url], check=True,
+                       stdout=subprocess.DEVNULL)
+        line = "\t7\t42\t" + "y" * 90 + "\n"
+        self.copy_file = self.machine.directory / "copy.txt"
+        self.copy_file.write_text("".join(f"{n}{line}" for n in range(self.options.megabytes * 10_000)))
+
+        self.targets = [self.direct]
+        wanted = self.options.targets.split(",")
+        if "pggit-proxy" in wanted:
+            self.targets.append(self.machine.start_proxy(port, self.options.threads, self.options.program, "bench"))
+        if "haproxy" in wanted:
+            self.targets.append(self.machine.start_haproxy(port, self.options.threads))
+        if "pgbouncer" in wanted:
+            self.targets.append(self.machine.start_pgbouncer(port))
+
+    def note(self, what: str, target: servers.Target, **figures: float) -> None:
+        self.figures.add(what, target.name, figures)
+        text = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        say(f"  {what:<24} {target.name:<12} {text}")
+
+    def pgbench(self, what: str, target: servers.Target, *arguments: str) -> None:
+        command = [self.machine.bin / "pgbench", "-n", "-S", "-h", "127.0.0.1", "-p", str(target.port), "-U",
+                   "postgres", "-T", str(self.options.seconds), *arguments, "bench"]
+        before = target.cpu_seconds()
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        cpu = target.cpu_seconds() - before
+        count = int(re.search(r"actually processed: (\d+)", output).group(1))
+        tps = float(re.search(r"^tps = ([\d.]+)", output, re.M).group(1))
+        self.note(what, target, tps=tps, cpu=cpu / count * 100_000)
+
+    def drain(self, target: servers.Target) -> None:
+        connection = login(target.port, "bench")
+        before, started = target.cpu_seconds(), time.monotonic()
+        size = query(connection, DRAIN_QUERY)
+        elapsed, cpu = time.monotonic() - started, target.cpu_seconds() - before
+        connection.close()
+        self.note("drain", target, mbs=size / 1e6 / elapsed, cpu=cpu / size * 1e9)
+
+    def copy_in(self, target: servers.Target) -> None:
+        psql(self.direct.port, "bench", "TRUNCATE copied")
+        size = self.copy_file.stat().st_size
+        before, started = target.cpu_seconds(), time.monotonic()
+        with open(self.copy_file, "rb") as file:
+            psql(target.port, "bench", "COPY copied FROM STDIN", stdin=file)
+        elapsed, cpu = time.monotonic() - started, target.cpu_seconds() - before
+        self.note("copy in", target, mbs=size / 1e6 / elapsed, cpu=cpu / size * 1e9)
+
+    def create_tables(self, what: str, target: servers.Target, database: str) -> None:
+        connection = login(target.port, database)
+        query(connection, "CREATE SCHEMA loop")
+        started = time.monotonic()
+        for number in range(self.options.tables):
+            query(connection, f"CREATE TABLE loop.t{number} (id int PRIMARY KEY, name text NOT NULL)")
+        elapsed = time.monotonic() - started
+        connection.close()
+        # Dropping them is not measured; all of them in one transaction would fill the lock table.
+        for first in range(0, self.options.tables, 50):
+            names = ", ".join(f"loop.t{number}" for number in range(first, min(first + 50, self.options.tables)))
+            psql(self.direct.port, database, f"DROP TABLE {names}")
+        psql(self.direct.port, database, "DROP SCHEMA loop")
+        self.note(what, target, ms=elapsed / self.options.tables * 1000)
+
+    def idle(self, target: servers.Target) -> None:
+        """Memory of clients that have logged in, asked once, and wait."""
+        login(target.port, "bench").close()
+        before = target.resident_kib()
+        connections = [login(target.port, "bench") for _ in range(self.options.idle)]
+        for connection in connections:
+            query(connection, "SELECT 1")
+        self.note("idle", target, kib=(target.resident_kib() - before) / len(connections))
+        for connection in connections:
+            connection.close()
+
+    def round(self, number: int) -> None:
+        say(f"round {number + 1} of {self.options.rounds}")
+        # Each goes first in turn: what runs before another leaves its traces in caches.
+        turn = number % len(self.targets)
+        targets = self.targets[turn:] + self.targets[:turn]
+        for mode in report.MODES:
+            for clients in (1, 32):
+                for target in targets:
+                    jobs = min(clients, os.cpu_count() or 1)
+                    self.pgbench(f"{mode} c{clients}", target, "-M", mode, "-c", str(clients), "-j", str(jobs))
+        for target in targets:
+            self.pgbench("connect", target, "-C", "-c", "1")
+        for target in targets:
+            self.drain(target)
+        for target in targets:
+            self.copy_in(target)
+        self.create_tables("create table, plain", self.direct, "plain")
+        self.create_tables("create table, recorded", self.direct, "bench")
+        for target in self.targets:
+            if target.name == "pggit-proxy":
+                self.create_tables("create table, recorded", target, "bench")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=5, help="of each pgbench run")
+    parser.add_argument("--scale", type=int, default=10, help="of pgbench's tables")
+    parser.add_argument("--megabytes", type=int, default=300, help="of the drained result and of COPY")
+    parser.add_argument("--tables", type=int, default=500, help="in the CREATE TABLE loop")
+    parser.add_argument("--idle", type=int, default=200, help="idle clients")
+    parser.add_argument("--threads", type=int, default=2, help="of pggit-proxy and of HAProxy")
+    parser.add_argument("--targets", default="pggit-proxy,haproxy,pgbouncer")
+    parser.add_argument("--program", default=str(servers.ROOT / "target/release/pggit-proxy"))
+    bench = Bench(parser.parse_args())
+    try:
+        bench.prepare()
+        for target in bench.targets[1:]:
+            bench.idle(target)
+        for number in range(bench.options.rounds):
+            bench.round(number)
+        names = [target.name for target in bench.targets]
+        head = report.machine(bench.options, bench.machine.bin)
+        print("\n".join([*head, "", *bench.figures.table(names), "", *bench.figures.goals()]))
+    finally:
+        bench.machine.stop()
+
+
+if __name__ == "__main__":
+    main()
