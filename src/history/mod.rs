@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 pub use self::connect::{APPLICATION_NAME, RecorderError};
+pub(crate) use self::connect::in_words;
 
 use self::connect::{Condition, Server};
 use self::health::Watched;
