@@ -9,6 +9,7 @@ use sqlx::postgres::PgConnection;
 use super::connect::{Backoff, Condition, RecorderError, Server};
 use super::queue::Queue;
 use super::store;
+use super::tables::not_migrated;
 use crate::change::StatementFact;
 
 /// One INSERT carries at most so many facts, and about so many bytes of text.
@@ -29,7 +30,7 @@ pub(super) async fn write(server: Arc<Server>, queue: Arc<Queue>, condition: Arc
                 condition.succeed();
             }
             Err(error) => {
-                condition.fail(error.to_string());
+                condition.fail(not_migrated(&error).unwrap_or_else(|| error.to_string()));
                 let step = pause_after(&error, backoff.pause());
                 // Whoever waits for the queue to be empty may not have the time.
                 let _ = tokio::time::timeout(step, queue.hurried()).await;
