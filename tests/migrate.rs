@@ -88,8 +88,8 @@ fn up_down_and_up_again() {
         migrate_ok(&["up"], &url);
         assert_eq!(objects(server, &database), full);
         // The migrations themselves are no changes of the user's.
-        let recorded =
-            server.psql(&database, "select change_type, object_identity from pggit.history where object_identity ~ 'pggit'");
+        let recorded = server
+            .psql(&database, "select change_type, object_identity from pggit.history where object_identity ~ 'pggit'");
         assert_eq!(recorded, "");
     }
 }

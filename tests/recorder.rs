@@ -206,8 +206,9 @@ async fn odd_texts_are_stored_and_hold_nobody_up() {
         history.log(fact).unwrap();
     }
     assert!(history.flush(PATIENCE).await);
-    let rows = server.psql(&database, "select string_agg(sql, ',' order by ctid) from pggit.statements");
-    assert_eq!(rows, "plain,nul\\u{fffd}here,é,snow \\u{2603},after");
+    let rows = server
+        .psql(&database, "set client_encoding = utf8; select string_agg(sql, ',' order by ctid) from pggit.statements");
+    assert_eq!(rows, "plain,nul\\u{0}here,é,snow \\u{2603},after");
 
     let database = server.unique_database("utf");
     installed(server, &database).await;

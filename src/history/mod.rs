@@ -27,8 +27,8 @@ use tokio::runtime;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-pub use self::connect::{APPLICATION_NAME, RecorderError};
 pub(crate) use self::connect::in_words;
+pub use self::connect::{APPLICATION_NAME, RecorderError};
 
 use self::connect::{Condition, Server};
 use self::health::Watched;

@@ -128,7 +128,11 @@ fn in_ascii(fact: &StatementFact) -> StatementFact {
 }
 
 fn escaped(character: char) -> String {
-    if character.is_ascii() { character.to_string() } else { character.escape_unicode().to_string() }
+    if character.is_ascii() && character != '\0' {
+        character.to_string()
+    } else {
+        character.escape_unicode().to_string()
+    }
 }
 
 /// Whether a value in one of the rows is at fault, so that trying the same again is in vain.
@@ -164,10 +168,10 @@ mod tests {
 
     #[test]
     fn a_reduced_fact_loses_nothing() {
-        let mut odd = fact("create table \"é\u{FFFD}\" ()");
+        let mut odd = fact("create table \"é\u{FFFD}\0\" ()");
         odd.error = Some("größer".into());
         let reduced = in_ascii(&odd);
-        assert_eq!(reduced.sql, "create table \"\\u{e9}\\u{fffd}\" ()");
+        assert_eq!(reduced.sql, "create table \"\\u{e9}\\u{fffd}\\u{0}\" ()");
         assert_eq!(reduced.error.as_deref(), Some("gr\\u{f6}\\u{df}er"));
         assert_eq!(reduced.id, odd.id);
     }
