@@ -125,12 +125,12 @@ COMMENT ON TABLE pggit.changes IS 'One row per object a committed statement chan
 -- Definitions
 ---------------------------------------------------------------------------------------------------------------------------
 
--- ` OPTIONS (a '1', password '…')`: values that may be secrets are not shown.
+-- ` OPTIONS (a '1', password '...')`: values that may be secrets are not shown.
 CREATE FUNCTION pggit.options(options text[]) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(' OPTIONS (' || string_agg(
                quote_ident(split_part(o, '=', 1)) || ' '
                || CASE WHEN split_part(o, '=', 1) ~* 'pass|secret|token|credential|key|conninfo|dsn|connection'
-                       THEN '''…''' ELSE quote_literal(substr(o, strpos(o, '=') + 1)) END, ', ' ORDER BY n) || ')', '')
+                       THEN '''...''' ELSE quote_literal(substr(o, strpos(o, '=') + 1)) END, ', ' ORDER BY n) || ')', '')
       FROM unnest(options) WITH ORDINALITY AS u(o, n)
 $$;
 
@@ -522,7 +522,7 @@ BEGIN
           INTO d FROM pg_publication p WHERE p.oid = obj;
     WHEN 'pg_subscription'::regclass THEN
         -- Never the connection string: it holds passwords.
-        SELECT format('CREATE SUBSCRIPTION %I CONNECTION ''…'' PUBLICATION %s WITH (enabled = %s, slot_name = %s);', u.subname,
+        SELECT format('CREATE SUBSCRIPTION %I CONNECTION ''...'' PUBLICATION %s WITH (enabled = %s, slot_name = %s);', u.subname,
                       (SELECT string_agg(quote_ident(x), ', ') FROM unnest(u.subpublications) x), u.subenabled, coalesce(quote_literal(u.subslotname), 'NONE'))
           INTO d FROM pg_subscription u WHERE u.oid = obj;
     WHEN 'pg_language'::regclass THEN
@@ -571,7 +571,7 @@ BEGIN
             SELECT n.nspowner INTO owner FROM pg_namespace n WHERE n.oid = obj;
         END IF;
     END IF;
-    -- The owner, so that ALTER … OWNER TO shows up as a difference.
+    -- The owner, so that ALTER ... OWNER TO shows up as a difference.
     IF owner IS NOT NULL THEN
         definition := rtrim(definition, E'\n') || E'\n-- Owner: ' || quote_ident(pg_get_userbyid(owner));
     END IF;

@@ -69,7 +69,6 @@ BEGIN
     RETURN NULL;
 END
 $$;
-REVOKE ALL ON FUNCTION pggit.announce() FROM PUBLIC;
 COMMENT ON FUNCTION pggit.announce() IS 'Tells every proxy that branches or freezes changed.';
 
 CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON pggit.branches

@@ -8,8 +8,8 @@ use chrono::SecondsFormat;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use crate::history::APPLICATION_NAME;
 use crate::history::migrate::{self, State, Status, Step, Way};
+use crate::history::{APPLICATION_NAME, in_words};
 
 /// A server that does not answer must not hang a deployment.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +45,10 @@ pub async fn run(action: Action, to: Option<i64>, url: &str) -> anyhow::Result<(
 
 async fn connect(url: &str) -> anyhow::Result<PgConnection> {
     // The URL may hold a password: errors name what is wrong with it, not the URL.
-    let options = PgConnectOptions::from_str(url).context("--database-url is no PostgreSQL URL")?;
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        anyhow::bail!("--database-url is no PostgreSQL URL: it begins with postgres:// or postgresql://");
+    }
+    let options = PgConnectOptions::from_str(url).context("--database-url cannot be read")?;
     let options = options.application_name(APPLICATION_NAME).disable_statement_logging();
     let place = match options.get_socket() {
         Some(directory) => directory.display().to_string(),
@@ -53,7 +56,8 @@ async fn connect(url: &str) -> anyhow::Result<PgConnection> {
     };
     let place = format!("{place}, port {}", options.get_port());
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
-        Ok(connection) => connection.with_context(|| format!("cannot connect to {place}")),
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => anyhow::bail!("cannot connect to {place}: {}", in_words(&error)),
         Err(_) => anyhow::bail!("cannot connect to {place}: no answer within {CONNECT_TIMEOUT:?}"),
     }
 }

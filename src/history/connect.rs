@@ -137,7 +137,7 @@ pub(super) fn sqlstate(error: &sqlx::Error) -> Option<&str> {
 }
 
 /// What happened, without the driver's wrapping.
-pub(super) fn in_words(error: &sqlx::Error) -> String {
+pub(crate) fn in_words(error: &sqlx::Error) -> String {
     let Some(database) = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>()) else {
         return match error {
             sqlx::Error::Io(io) => io.to_string(),

@@ -431,6 +431,13 @@ mod tests {
     }
 
     #[test]
+    fn migrations_can_be_sent_to_a_database_of_any_encoding() {
+        for migration in MIGRATOR.iter() {
+            assert!(migration.sql.as_str().is_ascii(), "migration {} is not plain ASCII", migration.version);
+        }
+    }
+
+    #[test]
     fn an_unknown_target_names_the_known_ones() {
         let error = known_version(Some(999)).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.starts_with("there is no migration 999: known are 0, "), "{error}");

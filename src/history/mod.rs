@@ -27,6 +27,7 @@ use tokio::runtime;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+pub(crate) use self::connect::in_words;
 pub use self::connect::{APPLICATION_NAME, RecorderError};
 
 use self::connect::{Condition, Server};
@@ -85,6 +86,8 @@ struct Inner {
     /// The connection that follows branches and freezes.
     main: Condition,
     known: Known,
+    /// The default branch, when the configuration does not declare it.
+    implied: Option<String>,
     watched: ArcSwap<HashMap<String, Watching>>,
     /// Held while `watched` is replaced.
     watching: Mutex<()>,
@@ -115,6 +118,7 @@ impl History {
             log: Arc::new(Condition::new("the statement log")),
             main: Condition::new("the recorder's connection"),
             known: Known::default(),
+            implied: implied(config),
             watched: ArcSwap::default(),
             watching: Mutex::default(),
             branches: Arc::default(),
@@ -331,6 +335,12 @@ impl Inner {
         };
         HealthRow { branch: String::new(), check: "statement log".into(), ok, message }
     }
+}
+
+fn implied(config: &Config) -> Option<String> {
+    let default = &config.branches.default;
+    let declared = config.branches.declared.iter().any(|branch| branch.name == *default);
+    (!declared).then(|| default.clone())
 }
 
 impl Drop for Running {

@@ -9,6 +9,7 @@ use sqlx::postgres::PgConnection;
 use super::connect::{Backoff, Condition, RecorderError, Server};
 use super::queue::Queue;
 use super::store;
+use super::tables::not_migrated;
 use crate::change::StatementFact;
 
 /// One INSERT carries at most so many facts, and about so many bytes of text.
@@ -29,7 +30,7 @@ pub(super) async fn write(server: Arc<Server>, queue: Arc<Queue>, condition: Arc
                 condition.succeed();
             }
             Err(error) => {
-                condition.fail(error.to_string());
+                condition.fail(not_migrated(&error).unwrap_or_else(|| error.to_string()));
                 let step = pause_after(&error, backoff.pause());
                 // Whoever waits for the queue to be empty may not have the time.
                 let _ = tokio::time::timeout(step, queue.hurried()).await;
@@ -127,7 +128,11 @@ fn in_ascii(fact: &StatementFact) -> StatementFact {
 }
 
 fn escaped(character: char) -> String {
-    if character.is_ascii() { character.to_string() } else { character.escape_unicode().to_string() }
+    if character.is_ascii() && character != '\0' {
+        character.to_string()
+    } else {
+        character.escape_unicode().to_string()
+    }
 }
 
 /// Whether a value in one of the rows is at fault, so that trying the same again is in vain.
@@ -163,10 +168,10 @@ mod tests {
 
     #[test]
     fn a_reduced_fact_loses_nothing() {
-        let mut odd = fact("create table \"é\u{FFFD}\" ()");
+        let mut odd = fact("create table \"é\u{FFFD}\0\" ()");
         odd.error = Some("größer".into());
         let reduced = in_ascii(&odd);
-        assert_eq!(reduced.sql, "create table \"\\u{e9}\\u{fffd}\" ()");
+        assert_eq!(reduced.sql, "create table \"\\u{e9}\\u{fffd}\\u{0}\" ()");
         assert_eq!(reduced.error.as_deref(), Some("gr\\u{f6}\\u{df}er"));
         assert_eq!(reduced.id, odd.id);
     }

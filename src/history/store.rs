@@ -104,25 +104,30 @@ pub(super) async fn read_tables<'c>(connection: impl PgExecutor<'c>) -> Result<T
     Ok(tables)
 }
 
-/// Puts declared branches into `pggit.branches`. A row that somebody made by SQL stays as it is.
+/// Puts declared branches into `pggit.branches`. A row that somebody made by SQL stays as it is. So does the row of the
+/// `implied` branch, the default one when no file declares it: what holds for it is what its row says.
 pub(super) async fn declare_branches<'c>(
     connection: impl PgExecutor<'c>,
     branches: &[Arc<Branch>],
+    implied: Option<&str>,
 ) -> Result<(), RecorderError> {
     let insert = sqlx::query(
         "INSERT INTO pggit.branches AS b (name, parent, database, protected, origin) \
-         SELECT *, 'configuration' FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[]) \
+         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::text[]) \
          ON CONFLICT (name) DO UPDATE \
          SET parent = excluded.parent, database = excluded.database, protected = excluded.protected, \
-             status = 'active' \
+             status = 'active', origin = excluded.origin \
          WHERE b.origin = 'configuration' \
-           AND (b.parent, b.database, b.protected, b.status) \
-               IS DISTINCT FROM (excluded.parent, excluded.database, excluded.protected, 'active')",
+           AND (b.parent, b.database, b.protected, b.status, b.origin) IS DISTINCT FROM \
+               (excluded.parent, excluded.database, excluded.protected, 'active', excluded.origin)",
     )
     .bind(branches.iter().map(|b| b.name.as_str()).collect::<Vec<_>>())
     .bind(branches.iter().map(|b| b.parent.as_deref()).collect::<Vec<_>>())
     .bind(branches.iter().map(|b| b.database.as_str()).collect::<Vec<_>>())
-    .bind(branches.iter().map(|b| b.protected).collect::<Vec<_>>());
+    .bind(branches.iter().map(|b| b.protected).collect::<Vec<_>>())
+    .bind(
+        branches.iter().map(|b| if implied == Some(&b.name) { "table" } else { "configuration" }).collect::<Vec<_>>(),
+    );
     bounded(insert.execute(connection)).await.map(drop)
 }
 

@@ -46,18 +46,24 @@ impl Known {
         self.lock().tables.clone()
     }
 
-    /// Every branch there is: the declared ones, then rows of other names.
+    /// Every branch there is: the declared ones, then rows of other names and databases.
     pub fn branches(&self) -> Vec<Arc<Branch>> {
         let state = self.lock();
         let mut all = state.declared.clone();
-        let rows = state.tables.branches.iter().filter(|row| !state.declared.iter().any(|d| d.name == row.name));
-        all.extend(rows.cloned().map(Arc::new));
+        for row in &state.tables.branches {
+            if !all.iter().any(|known| known.name == row.name || known.database == row.database) {
+                all.push(Arc::new(row.clone()));
+            }
+        }
         all
     }
 
-    /// Takes over the configuration's branches; they are written to the table by the next round.
+    /// Takes over the configuration's branches; if they are others than before, the next round writes them to the table.
     pub fn declare(&self, branches: Vec<Arc<Branch>>) {
         let mut state = self.lock();
+        if state.declared == branches {
+            return;
+        }
         state.undeclared = true;
         state.declared = branches;
         drop(state);
@@ -153,7 +159,7 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<Infallible, Reco
 /// Writes what is to be declared, then reads.
 async fn round(inner: &Inner, listener: &mut PgListener) -> Result<(), RecorderError> {
     if let Some(declared) = inner.known.to_declare()
-        && let Err(error) = store::declare_branches(&mut *listener, &declared).await
+        && let Err(error) = store::declare_branches(&mut *listener, &declared, inner.implied.as_deref()).await
     {
         inner.known.lock().undeclared = true;
         return Err(error);
