@@ -22,7 +22,7 @@ DROP FUNCTION pggit.describe(oid, oid);
 DROP FUNCTION pggit.describe_other(regclass, oid);
 DROP FUNCTION pggit.describe_function(oid);
 DROP FUNCTION pggit.describe_type(oid);
-DROP FUNCTION pggit.describe_relation(oid);
+DROP FUNCTION pggit.describe_relation(oid, "char");
 DROP FUNCTION pggit.describe_table(oid);
 DROP FUNCTION pggit.options(text[]);
 DROP FUNCTION pggit.client_query();
