@@ -96,8 +96,9 @@ CREATE TABLE pggit.changes (
     new_definition   text,
     -- What severity is judged by: column number -> [name, type, not null], or the labels of an enum.
     shape            jsonb,
-    -- Not named by the server, but possibly changed by the same command (a partition of an altered table). The view shows
-    -- the row only if the definition did change.
+    -- Perhaps no change, which only the object's past can tell; the view decides. An object that the server did not name, but
+    -- which the same command may have changed (a partition of an altered table), is shown if its definition did change. One
+    -- dropped by an extension's script is shown if it was known before, and so was no member of the extension.
     affected         boolean NOT NULL DEFAULT false,
     sql_executed     text DEFAULT pggit.client_query(),
     captured_by      text NOT NULL DEFAULT 'trigger',
@@ -648,7 +649,16 @@ LANGUAGE sql VOLATILE AS $$
       LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] ELSE s.oid = t.typnamespace END
       CROSS JOIN LATERAL pggit.describe(u.class, u.obj) d
      WHERE i.identity IS NOT NULL AND a.object_names[1] IS DISTINCT FROM 'pg_temp'
+       AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = u.class AND m.objid = u.obj AND m.objsubid = 0 AND m.deptype = 'e')
 $$;
+
+-- How deep in extension commands (a script may hold ALTER EXTENSION … ADD) this transaction is. A client who sets this hides
+-- nothing: see changes.affected.
+CREATE FUNCTION pggit.extension_depth() RETURNS integer LANGUAGE sql STABLE
+RETURN CASE WHEN pg_catalog.current_setting('pggit.extension', true) ~ '^[0-9]{1,4}$' THEN pg_catalog.current_setting('pggit.extension', true)::integer ELSE 0 END;
+
+CREATE FUNCTION pggit.enter_extension(step integer) RETURNS text LANGUAGE sql VOLATILE
+RETURN pg_catalog.set_config('pggit.extension', greatest(pggit.extension_depth() + step, 0)::text, true);
 
 -- Whether a change in the schema pggit is our own migration's.
 CREATE FUNCTION pggit.is_migrating() RETURNS boolean LANGUAGE sql STABLE
@@ -793,14 +803,22 @@ BEGIN
         PERFORM pggit.record_affected(classes, objects, tg_tag, n);
         n := n + coalesce(array_length(classes, 1), 0);
     END LOOP;
+
+    IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        PERFORM pggit.enter_extension(-1);
+    END IF;
 END
 $$;
 
--- Members of extensions, and what hangs on member tables, remembered before they are dropped: afterwards nothing tells them
+-- Before a command that makes, changes or may drop an extension. Members of extensions, and what hangs on member tables, remembered before they are dropped: afterwards nothing tells them
 -- from the user's objects that went with them. Forging the setting is useless: this trigger overwrites it.
-CREATE FUNCTION pggit.before_drop() RETURNS event_trigger
+CREATE FUNCTION pggit.before_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        PERFORM pggit.enter_extension(1);
+        RETURN;
+    END IF;
     PERFORM set_config('pggit.members', coalesce(string_agg(m.classid || ':' || m.objid, ','), ''), true)
        FROM (
         WITH member AS MATERIALIZED (SELECT d.classid, d.objid FROM pg_depend d WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
@@ -823,7 +841,7 @@ $$;
 CREATE FUNCTION pggit.record_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
-    members text := CASE WHEN tg_tag IN ('DROP EXTENSION', 'ALTER EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
+    members text := CASE WHEN tg_tag IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
                          THEN current_setting('pggit.members', true) END;
     migrating boolean := pggit.is_migrating();
     classes oid[];
@@ -898,11 +916,12 @@ BEGIN
                     AND current_setting('server_version_num')::integer >= 180000)
     ), inserted AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
-                                   objsubid, namespace, ordinal)
+                                   objsubid, namespace, affected, ordinal)
         SELECT 'DROP', tg_tag, r.object_type, coalesce(r.schema_name, CASE WHEN r.classid IN ('pg_rewrite'::regclass) THEN r.address_names[1] END),
                coalesce(r.object_name, CASE WHEN r.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN r.object_identity
                                             ELSE r.address_names[array_length(r.address_names, 1)] END),
-               r.object_identity, r.classid, r.objid, r.objsubid, (SELECT s.oid FROM pg_namespace s WHERE s.nspname = r.schema_name), r.n
+               r.object_identity, r.classid, r.objid, r.objsubid, (SELECT s.oid FROM pg_namespace s WHERE s.nspname = r.schema_name),
+               pggit.extension_depth() > 0, r.n
           FROM rows r
          WHERE NOT (migrating AND (r.schema_name IS NOT DISTINCT FROM 'pggit' OR r.object_identity = 'pggit'))
          ORDER BY r.n
@@ -1014,7 +1033,7 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
            AND k.object_identity = c.object_identity AND k.object_type = c.object_type AND k.aspect = c.aspect
            AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
          ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) i
-         ON o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP') AND NOT c.affected
+         ON o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP') AND (NOT c.affected OR c.action = 'DROP')
   CROSS JOIN LATERAL (
         SELECT coalesce(o.action, i.action), coalesce(o.new_definition, i.new_definition), coalesce(o.shape, i.shape)) p(action, new_definition, shape)
   CROSS JOIN LATERAL (
@@ -1023,7 +1042,8 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
             WHEN c.action = 'ALTER' AND c.affected AND p.action IS NULL THEN 'CREATE'
             WHEN c.action = 'CREATE' AND o.action <> 'DROP' THEN 'ALTER'
             ELSE c.action END) t(change_type)
- WHERE NOT (c.affected AND p.action IS NOT NULL AND p.new_definition IS NOT DISTINCT FROM c.new_definition);
+ WHERE NOT (c.affected AND CASE WHEN c.action = 'DROP' THEN coalesce(p.action, 'DROP') = 'DROP'
+                                ELSE p.action IS NOT NULL AND p.new_definition IS NOT DISTINCT FROM c.new_definition END);
 
 COMMENT ON VIEW pggit.history IS 'One row per object a committed statement created, altered or dropped.';
 
@@ -1121,16 +1141,16 @@ SELECT pggit.record_baseline();
 ---------------------------------------------------------------------------------------------------------------------------
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
-REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_drop(), pggit.record_baseline(),
+REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_ddl(), pggit.record_baseline(),
     pggit.record_affected(oid[], oid[], text, integer) FROM pggit_reader;
 GRANT SELECT ON pggit.changes, pggit.history, pggit.commits TO pggit_reader;
 
 -- ALWAYS: session_replication_role = replica turns other triggers off. In a role's or database's way nothing is left to chance:
 -- clients need no rights on anything here.
-CREATE EVENT TRIGGER pggit_before_drop ON ddl_command_start
-    WHEN TAG IN ('DROP EXTENSION', 'ALTER EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_drop();
+CREATE EVENT TRIGGER pggit_before_ddl ON ddl_command_start
+    WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_ddl();
 CREATE EVENT TRIGGER pggit_record_ddl ON ddl_command_end EXECUTE FUNCTION pggit.record_ddl();
 CREATE EVENT TRIGGER pggit_record_drop ON sql_drop EXECUTE FUNCTION pggit.record_drop();
-ALTER EVENT TRIGGER pggit_before_drop ENABLE ALWAYS;
+ALTER EVENT TRIGGER pggit_before_ddl ENABLE ALWAYS;
 ALTER EVENT TRIGGER pggit_record_ddl ENABLE ALWAYS;
 ALTER EVENT TRIGGER pggit_record_drop ENABLE ALWAYS;

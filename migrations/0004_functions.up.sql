@@ -28,7 +28,7 @@ $$;
 CREATE FUNCTION pggit.capture_triggers() RETURNS TABLE (name text, working boolean, problem text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT w.name, x.problem IS NULL, x.problem
-      FROM (VALUES ('pggit_before_drop', 'before_drop', 'ddl_command_start'), ('pggit_record_ddl', 'record_ddl', 'ddl_command_end'),
+      FROM (VALUES ('pggit_before_ddl', 'before_ddl', 'ddl_command_start'), ('pggit_record_ddl', 'record_ddl', 'ddl_command_end'),
                    ('pggit_record_drop', 'record_drop', 'sql_drop')) w(name, function, event)
       LEFT JOIN pg_event_trigger e ON e.evtname = w.name
       LEFT JOIN pg_proc p ON p.oid = e.evtfoid
