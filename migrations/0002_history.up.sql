@@ -7,7 +7,7 @@
 -- definition, whether an ALTER was a rename, the severity) is worked out by the view pggit.history when it is read.
 
 -- The schema pggit is our own: what a migration does in it is no change of the user's. The rule: an object of the schema
--- pggit goes unrecorded only if the recorder's owner changes it in a transaction that says so like this.
+-- pggit, or a grant, goes unrecorded only if the recorder's owner makes the change in a transaction that says so like this.
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 ---------------------------------------------------------------------------------------------------------------------------
@@ -96,8 +96,9 @@ CREATE TABLE pggit.changes (
     new_definition   text,
     -- What severity is judged by: column number -> [name, type, not null], or the labels of an enum.
     shape            jsonb,
-    -- Not named by the server, but possibly changed by the same command (a partition of an altered table). The view shows
-    -- the row only if the definition did change.
+    -- Perhaps no change, which only the object's past can tell; the view decides. An object that the server did not name, but
+    -- which the same command may have changed (a partition of an altered table), is shown if its definition did change. One
+    -- dropped by an extension's script is shown if it was known before, and so was no member of the extension.
     affected         boolean NOT NULL DEFAULT false,
     sql_executed     text DEFAULT pggit.client_query(),
     captured_by      text NOT NULL DEFAULT 'trigger',
@@ -125,8 +126,11 @@ COMMENT ON TABLE pggit.changes IS 'One row per object a committed statement chan
 -- Definitions
 ---------------------------------------------------------------------------------------------------------------------------
 
+-- The functions from here to pggit.definition() expect search_path = pg_catalog, pg_temp, as their callers set it: setting it
+-- anew in each of them would cost as much as the work.
+
 -- ` OPTIONS (a '1', password '...')`: values that may be secrets are not shown.
-CREATE FUNCTION pggit.options(options text[]) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pggit.options(options text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT coalesce(' OPTIONS (' || string_agg(
                quote_ident(split_part(o, '=', 1)) || ' '
                || CASE WHEN split_part(o, '=', 1) ~* 'pass|secret|token|credential|key|conninfo|dsn|connection'
@@ -134,10 +138,10 @@ CREATE FUNCTION pggit.options(options text[]) RETURNS text LANGUAGE sql IMMUTABL
       FROM unnest(options) WITH ORDINALITY AS u(o, n)
 $$;
 
--- A table, foreign table or partition. NULL if the catalogs as this snapshot sees them do not hold all columns: under
+-- A table, foreign table or partition. Looks into other catalogs only where pg_class says that there is something. NULL if the catalogs as this snapshot sees them do not hold all columns: under
 -- REPEATABLE READ a table that another transaction made after the snapshot would be printed with some of them only.
 CREATE FUNCTION pggit.describe_table(rel oid, OUT definition text, OUT shape jsonb)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
     c record;
     n integer;
@@ -145,8 +149,11 @@ DECLARE
     tail text;
     name text;
     only_name text;
+    using_am text;
+    inherits boolean;
+    tablespace text;
 BEGIN
-    SELECT t.oid, t.relname, t.relkind, t.relpersistence, t.relnatts, t.reloptions, t.relispartition, t.relhassubclass,
+    SELECT t.oid, t.relname, t.relkind, t.relpersistence, t.relnatts, t.reloptions, t.relispartition, t.relchecks,
            t.relrowsecurity, t.relforcerowsecurity, t.relreplident, t.reloftype, t.reltablespace, t.relam, t.relhasindex,
            t.relhastriggers, t.relhasrules, format('%I.%I', s.nspname, t.relname) AS name,
            pg_get_expr(t.relpartbound, t.oid) AS bound
@@ -157,7 +164,7 @@ BEGIN
     name := c.name;
     only_name := CASE WHEN c.relkind = 'f' THEN 'FOREIGN TABLE ' ELSE 'TABLE ' END || 'ONLY ' || name;
 
-    SELECT count(*),
+    SELECT count(*), coalesce(bool_or(a.attinhcount > 0), true),
            string_agg('    ' || quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
                || CASE WHEN a.attcollation <> 0 AND a.attcollation <> t.typcollation
                        THEN (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname) FROM pg_collation co
@@ -173,6 +180,7 @@ BEGIN
                || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END, E',\n' ORDER BY a.attnum) FILTER (WHERE NOT a.attisdropped),
            jsonb_object_agg(a.attnum, jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull))
                FILTER (WHERE NOT a.attisdropped),
+           -- What only pg_dump's ALTER TABLE lines can say. A column has one of them seldom.
            string_agg(
                CASE WHEN a.attstorage <> t.typstorage THEN format(E';\nALTER %s ALTER COLUMN %I SET STORAGE %s', only_name, a.attname,
                         CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END)
@@ -181,9 +189,11 @@ BEGIN
                         a.attname, CASE a.attcompression WHEN 'p' THEN 'pglz' ELSE 'lz4' END) END
                || CASE WHEN a.attstattarget >= 0 THEN format(E';\nALTER %s ALTER COLUMN %I SET STATISTICS %s', only_name, a.attname,
                         a.attstattarget) ELSE '' END
-               || CASE WHEN a.attoptions IS NOT NULL THEN format(E';\nALTER %s ALTER COLUMN %I SET (%s)', only_name, a.attname,
-                        array_to_string(a.attoptions, ', ')) ELSE '' END, '' ORDER BY a.attnum) FILTER (WHERE NOT a.attisdropped)
-      INTO n, lines, shape, tail
+               -- 15.20 keeps a stamp of its own among the options (pg_attver=...): no one set it, and it differs from table to table.
+               || CASE WHEN a.attoptions IS NULL THEN '' ELSE coalesce((SELECT format(E';\nALTER %s ALTER COLUMN %I SET (%s)',
+                        only_name, a.attname, string_agg(o, ', ')) FROM unnest(a.attoptions) o WHERE o NOT LIKE 'pg\_%' HAVING count(*) > 0), '')
+                  END, '' ORDER BY a.attnum) FILTER (WHERE NOT a.attisdropped)
+      INTO n, inherits, lines, shape, tail
       FROM pg_attribute a LEFT JOIN pg_type t ON t.oid = a.atttypid
       LEFT JOIN pg_attrdef d ON a.atthasdef AND d.adrelid = a.attrelid AND d.adnum = a.attnum
      WHERE a.attrelid = rel AND a.attnum > 0;
@@ -193,19 +203,21 @@ BEGIN
     END IF;
 
     -- PostgreSQL 18 keeps NOT NULL as constraints too: they stand with their columns already.
-    lines := concat_ws(E',\n', lines,
-        (SELECT string_agg(format('    CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)), E',\n' ORDER BY k.conname)
-           FROM pg_constraint k WHERE k.conrelid = rel AND k.contype NOT IN ('n', 't')));
+    IF c.relchecks > 0 OR c.relhasindex OR c.relhastriggers THEN
+        lines := concat_ws(E',\n', lines,
+            (SELECT string_agg(format('    CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)), E',\n' ORDER BY k.conname)
+               FROM pg_constraint k WHERE k.conrelid = rel AND k.contype NOT IN ('n', 't')));
+    END IF;
 
     definition := 'CREATE ' || CASE WHEN c.relpersistence = 'u' THEN 'UNLOGGED ' ELSE '' END
         || CASE WHEN c.relkind = 'f' THEN 'FOREIGN ' ELSE '' END || 'TABLE ' || name
         || CASE WHEN c.reloftype <> 0 THEN ' OF ' || format_type(c.reloftype, NULL) ELSE '' END
-        || E' (\n' || lines || E'\n)';
+        || E' (\n' || coalesce(lines, '') || E'\n)';
     IF c.relispartition THEN
         tail := tail || (SELECT format(E';\nALTER TABLE ONLY %I.%I ATTACH PARTITION %s %s', ps.nspname, p.relname, name, c.bound)
                            FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace ps ON ps.oid = p.relnamespace
                           WHERE i.inhrelid = rel);
-    ELSE
+    ELSIF inherits THEN
         definition := definition || coalesce(
             (SELECT E'\nINHERITS (' || string_agg(format('%I.%I', ps.nspname, p.relname), ', ' ORDER BY i.inhseqno) || ')'
                FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace ps ON ps.oid = p.relnamespace
@@ -218,10 +230,16 @@ BEGIN
             (SELECT E'\nSERVER ' || quote_ident(v.srvname) || pggit.options(f.ftoptions)
                FROM pg_foreign_table f JOIN pg_foreign_server v ON v.oid = f.ftserver WHERE f.ftrelid = rel), '');
     END IF;
+    IF c.relam NOT IN (0, 2) THEN                                    -- 2 is heap
+        SELECT E'\nUSING ' || quote_ident(m.amname) INTO using_am FROM pg_am m WHERE m.oid = c.relam;
+    END IF;
+    IF c.reltablespace <> 0 THEN
+        SELECT E'\nTABLESPACE ' || quote_ident(b.spcname) INTO tablespace FROM pg_tablespace b WHERE b.oid = c.reltablespace;
+    END IF;
     definition := definition
-        || coalesce((SELECT E'\nUSING ' || quote_ident(m.amname) FROM pg_am m WHERE m.oid = c.relam AND m.amname <> 'heap'), '')
+        || coalesce(using_am, '')
         || coalesce(E'\nWITH (' || array_to_string(c.reloptions, ', ') || ')', '')
-        || coalesce((SELECT E'\nTABLESPACE ' || quote_ident(b.spcname) FROM pg_tablespace b WHERE b.oid = c.reltablespace), '')
+        || coalesce(tablespace, '')
         || coalesce(tail, '')
         || CASE WHEN c.relrowsecurity THEN E';\nALTER TABLE ' || name || ' ENABLE ROW LEVEL SECURITY' ELSE '' END
         || CASE WHEN c.relforcerowsecurity THEN E';\nALTER TABLE ' || name || ' FORCE ROW LEVEL SECURITY' ELSE '' END
@@ -252,19 +270,16 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pggit.describe_relation(rel oid, OUT definition text, OUT shape jsonb)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION pggit.describe_relation(rel oid, kind "char", OUT definition text, OUT shape jsonb)
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    kind "char";
     name text;
     persistence "char";
     options text[];
 BEGIN
-    SELECT c.relkind, format('%I.%I', s.nspname, c.relname), c.relpersistence, c.reloptions INTO kind, name, persistence, options
+    SELECT format('%I.%I', s.nspname, c.relname), c.relpersistence, c.reloptions INTO name, persistence, options
       FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace WHERE c.oid = rel;
-    IF kind IN ('r', 'p', 'f') THEN
-        SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_table(rel) d;
-    ELSIF kind IN ('i', 'I') THEN
+    IF kind IN ('i', 'I') THEN
         SELECT pg_get_indexdef(rel) || coalesce(' TABLESPACE ' || quote_ident(b.spcname), '')
                || CASE WHEN x.indisvalid OR kind = 'I' THEN ';' ELSE E'; -- invalid' END
                || coalesce((SELECT string_agg(format(E'\nALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s;', name, a.attnum, a.attstattarget),
@@ -310,7 +325,7 @@ END
 $$;
 
 CREATE FUNCTION pggit.describe_type(typ oid, OUT definition text, OUT shape jsonb)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
     t record;
     name text;
@@ -324,7 +339,7 @@ BEGIN
     IF NOT t.typisdefined THEN
         definition := 'CREATE TYPE ' || name || ';';
     ELSIF t.typtype = 'c' THEN
-        SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_relation(t.typrelid) d;
+        SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_relation(t.typrelid, 'c') d;
     ELSIF t.typtype = 'e' THEN
         SELECT 'CREATE TYPE ' || name || E' AS ENUM (' || coalesce(string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder), '') || ');',
                jsonb_agg(e.enumlabel ORDER BY e.enumsortorder)
@@ -362,18 +377,18 @@ BEGIN
             || CASE WHEN t.typbyval THEN ', PASSEDBYVALUE' ELSE '' END
             || ', ALIGNMENT = ' || CASE t.typalign WHEN 'c' THEN 'char' WHEN 's' THEN 'int2' WHEN 'i' THEN 'int4' ELSE 'double' END
             || ', STORAGE = ' || CASE t.typstorage WHEN 'p' THEN 'plain' WHEN 'e' THEN 'external' WHEN 'm' THEN 'main' ELSE 'extended' END
-            || CASE WHEN t.typcategory = 'U' THEN '' ELSE ', CATEGORY = ' || quote_literal(t.typcategory) END
+            || CASE WHEN t.typcategory = 'U' THEN '' ELSE ', CATEGORY = ' || quote_literal(t.typcategory::text) END
             || CASE WHEN t.typispreferred THEN ', PREFERRED = true' ELSE '' END
             || CASE WHEN t.typdefault IS NULL THEN '' ELSE ', DEFAULT = ' || quote_literal(t.typdefault) END
             || CASE WHEN t.typelem = 0 THEN '' ELSE ', ELEMENT = ' || format_type(t.typelem, NULL) END
-            || CASE WHEN t.typdelim = ',' THEN '' ELSE ', DELIMITER = ' || quote_literal(t.typdelim) END
+            || CASE WHEN t.typdelim = ',' THEN '' ELSE ', DELIMITER = ' || quote_literal(t.typdelim::text) END
             || CASE WHEN t.typcollation = 0 THEN '' ELSE ', COLLATABLE = true' END || ');';
     END IF;
 END
 $$;
 
 CREATE FUNCTION pggit.describe_function(fn oid) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN p.prokind <> 'a' THEN rtrim(pg_get_functiondef(p.oid), E'\n') || ';'
            ELSE (SELECT format('CREATE AGGREGATE %I.%I(%s) (SFUNC = %s, STYPE = %s', s.nspname, p.proname,
                                coalesce(nullif(pg_get_function_identity_arguments(p.oid), ''), '*'),
@@ -398,7 +413,7 @@ $$;
 
 -- The kinds of object that are seldom made. One query each; an unknown kind gives NULL.
 CREATE FUNCTION pggit.describe_other(class regclass, obj oid) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
     d text;
 BEGIN
@@ -552,21 +567,36 @@ $$;
 
 -- An object's definition and shape. NULL for what is not there (any more) or has no printer; never an error.
 CREATE FUNCTION pggit.describe(class oid, obj oid, OUT definition text, OUT shape jsonb)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
     owner oid;
+    kind "char";
 BEGIN
     IF class = 'pg_class'::regclass THEN
-        SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_relation(obj) d;
-        SELECT c.relowner INTO owner FROM pg_class c WHERE c.oid = obj AND c.relkind NOT IN ('i', 'I', 'c');
+        SELECT c.relkind, CASE WHEN c.relkind NOT IN ('i', 'I', 'c') THEN c.relowner END INTO kind, owner FROM pg_class c WHERE c.oid = obj;
+        IF kind IN ('r', 'p', 'f') THEN
+            SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_table(obj) d;
+        ELSE
+            SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_relation(obj, kind) d;
+        END IF;
     ELSIF class = 'pg_proc'::regclass THEN
         definition := pggit.describe_function(obj);
         SELECT p.proowner INTO owner FROM pg_proc p WHERE p.oid = obj;
     ELSIF class = 'pg_type'::regclass THEN
-        SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_type(obj) d;
+        BEGIN
+            SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_type(obj) d;
+        EXCEPTION WHEN OTHERS THEN
+            definition := NULL;
+        END;
         SELECT t.typowner INTO owner FROM pg_type t WHERE t.oid = obj;
     ELSE
-        definition := pggit.describe_other(class::regclass, obj);
+        -- The many seldom used printers: one that fails on something new must not cost the client its statement. Only here
+        -- is a subtransaction worth it; it writes nothing, so it takes no transaction number.
+        BEGIN
+            definition := pggit.describe_other(class::regclass, obj);
+        EXCEPTION WHEN OTHERS THEN
+            definition := NULL;
+        END;
         IF class = 'pg_namespace'::regclass THEN
             SELECT n.nspowner INTO owner FROM pg_namespace n WHERE n.oid = obj;
         END IF;
@@ -590,7 +620,7 @@ $$;
 -- Objects that a command on a table or index may have changed or made without the server naming them: partitions and
 -- inheritance children, and what partitions get from their parents (indexes, triggers).
 CREATE FUNCTION pggit.descendants(rel oid) RETURNS TABLE (class oid, obj oid)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     WITH RECURSIVE r(oid) AS (
         SELECT rel UNION SELECT i.inhrelid FROM pg_inherits i JOIN r ON i.inhparent = r.oid
     ), kept AS (
@@ -607,7 +637,7 @@ $$;
 
 -- Rows for objects that may have been changed. The view decides by comparing definitions.
 CREATE FUNCTION pggit.record_affected(classes oid[], objects oid[], tag text, first_ordinal integer) RETURNS void
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql VOLATILE AS $$
     INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                namespace, new_definition, shape, affected, ordinal)
     SELECT 'ALTER', tag, i.type, s.nspname, coalesce(t.typname, a.object_names[array_length(a.object_names, 1)]), i.identity,
@@ -619,14 +649,25 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
       LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] ELSE s.oid = t.typnamespace END
       CROSS JOIN LATERAL pggit.describe(u.class, u.obj) d
      WHERE i.identity IS NOT NULL AND a.object_names[1] IS DISTINCT FROM 'pg_temp'
+       AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = u.class AND m.objid = u.obj AND m.objsubid = 0 AND m.deptype = 'e')
 $$;
+
+-- How deep in extension commands (a script may hold ALTER EXTENSION ... ADD) this transaction is. A client who sets this hides
+-- nothing: see changes.affected.
+CREATE FUNCTION pggit.extension_depth() RETURNS integer LANGUAGE sql STABLE
+RETURN CASE WHEN pg_catalog.current_setting('pggit.extension', true) ~ '^[0-9]{1,4}$' THEN pg_catalog.current_setting('pggit.extension', true)::integer ELSE 0 END;
+
+CREATE FUNCTION pggit.enter_extension(step integer) RETURNS text LANGUAGE sql VOLATILE
+RETURN pg_catalog.set_config('pggit.extension', greatest(pggit.extension_depth() + step, 0)::text, true);
 
 -- Whether a change in the schema pggit is our own migration's.
 CREATE FUNCTION pggit.is_migrating() RETURNS boolean LANGUAGE sql STABLE
 RETURN pg_catalog.current_setting('pggit.migration', true) = 'on' AND SESSION_USER = CURRENT_USER;
 
+-- The settings besides search_path are for speed: every lookup here is for one object, by index; a plan made once serves.
 CREATE FUNCTION pggit.record_ddl() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     o record;
     action text;
@@ -639,9 +680,11 @@ DECLARE
     shape jsonb;
     rel record;
     seen text[] := '{}';
+    renames boolean;
     key text;
     n integer := 0;
     families oid[];
+    opfamilies oid[];
     family oid;
     classes oid[];
     objects oid[];
@@ -659,15 +702,24 @@ BEGIN
         ELSIF action = 'SECURITY' THEN
             aspect := 'label';
         ELSIF o.classid IS NULL THEN                                -- GRANT, REVOKE, ALTER DEFAULT PRIVILEGES: no object is told
+            CONTINUE WHEN pggit.is_migrating();
             n := n + 1;
             INSERT INTO pggit.changes (action, command_tag, object_type, ordinal)
             VALUES (action, o.command_tag, lower(o.object_type), n);
             CONTINUE;
         END IF;
 
-        -- What has no definition of its own stands in that of its table or type; the server reports it only for a rename.
-        IF aspect = '' AND (o.objsubid <> 0 OR o.classid = 'pg_constraint'::regclass) THEN
-            IF o.classid = 'pg_constraint'::regclass THEN
+        -- What has no definition of its own stands in that of its table, type or publication. Columns and constraints are
+        -- reported for a rename only.
+        IF aspect = '' AND (o.objsubid <> 0 OR o.classid IN ('pg_constraint'::regclass, 'pg_publication_rel'::regclass, 'pg_publication_namespace'::regclass)) THEN
+            renames := true;
+            IF o.classid = 'pg_publication_rel'::regclass THEN
+                renames := false;
+                SELECT 'pg_publication'::regclass AS classid, r.prpubid AS objid INTO rel FROM pg_publication_rel r WHERE r.oid = o.objid;
+            ELSIF o.classid = 'pg_publication_namespace'::regclass THEN
+                renames := false;
+                SELECT 'pg_publication'::regclass AS classid, r.pnpubid AS objid INTO rel FROM pg_publication_namespace r WHERE r.oid = o.objid;
+            ELSIF o.classid = 'pg_constraint'::regclass THEN
                 SELECT CASE WHEN k.conrelid <> 0 THEN 'pg_class'::regclass ELSE 'pg_type'::regclass END AS classid,
                        CASE WHEN k.conrelid <> 0 THEN k.conrelid ELSE k.contypid END AS objid INTO rel
                   FROM pg_constraint k WHERE k.oid = o.objid;
@@ -681,7 +733,8 @@ BEGIN
                 o.objid := rel.objid;
                 o.objsubid := 0;
                 SELECT i.type, i.identity INTO o.object_type, o.object_identity FROM pg_identify_object(o.classid, o.objid, 0) i;
-                action := CASE WHEN action = 'ALTER' THEN 'RENAME' ELSE action END;
+                o.schema_name := CASE WHEN o.classid = 'pg_publication'::regclass THEN NULL ELSE o.schema_name END;
+                action := CASE WHEN action = 'ALTER' AND renames THEN 'RENAME' ELSE action END;
             END IF;
         END IF;
 
@@ -714,6 +767,9 @@ BEGIN
                 END IF;
             END IF;
         END IF;
+        IF o.classid = 'pg_opclass'::regclass AND aspect = '' THEN
+            opfamilies := opfamilies || (SELECT c.opcfamily FROM pg_opclass c WHERE c.oid = o.objid);
+        END IF;
         CONTINUE WHEN (schema = 'pggit' OR o.classid = 'pg_namespace'::regclass AND name = 'pggit') AND pggit.is_migrating();
         IF space IS NULL AND schema IS NOT NULL THEN
             SELECT s.oid INTO space FROM pg_namespace s WHERE s.nspname = schema;
@@ -737,20 +793,32 @@ BEGIN
                 aspect, definition, shape, n);
     END LOOP;
 
+    IF opfamilies IS NOT NULL THEN
+        PERFORM pggit.record_affected(array_fill('pg_opfamily'::regclass::oid, ARRAY[array_length(opfamilies, 1)]), opfamilies, tg_tag, n);
+        n := n + array_length(opfamilies, 1);
+    END IF;
     FOREACH family IN ARRAY coalesce(families, '{}') LOOP
         SELECT array_agg(d.class), array_agg(d.obj) INTO classes, objects FROM pggit.descendants(family) d
          WHERE NOT concat_ws(' ', d.class, d.obj, 0, '') = ANY (seen);
         PERFORM pggit.record_affected(classes, objects, tg_tag, n);
         n := n + coalesce(array_length(classes, 1), 0);
     END LOOP;
+
+    IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        PERFORM pggit.enter_extension(-1);
+    END IF;
 END
 $$;
 
--- Members of extensions, and what hangs on member tables, remembered before they are dropped: afterwards nothing tells them
+-- Before a command that makes, changes or may drop an extension. Members of extensions, and what hangs on member tables, remembered before they are dropped: afterwards nothing tells them
 -- from the user's objects that went with them. Forging the setting is useless: this trigger overwrites it.
-CREATE FUNCTION pggit.before_drop() RETURNS event_trigger
+CREATE FUNCTION pggit.before_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        PERFORM pggit.enter_extension(1);
+        RETURN;
+    END IF;
     PERFORM set_config('pggit.members', coalesce(string_agg(m.classid || ':' || m.objid, ','), ''), true)
        FROM (
         WITH member AS MATERIALIZED (SELECT d.classid, d.objid FROM pg_depend d WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
@@ -771,9 +839,9 @@ $$;
 -- Parts of the dropped object's own definition (its columns, constraints, defaults, row type, array type, toast table,
 -- a range's constructors) are no rows: the definition holds them.
 CREATE FUNCTION pggit.record_drop() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
-    members text := CASE WHEN tg_tag IN ('DROP EXTENSION', 'ALTER EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
+    members text := CASE WHEN tg_tag IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
                          THEN current_setting('pggit.members', true) END;
     migrating boolean := pggit.is_migrating();
     classes oid[];
@@ -806,23 +874,38 @@ BEGIN
         -- Tables that lost something though nobody named them: no ALTER TABLE row will come for them.
         SELECT t.oid FROM tables t WHERE t.oid IS NOT NULL
          GROUP BY t.oid HAVING tg_tag NOT LIKE 'ALTER %' OR NOT bool_or(t.original)
+    ), poorer AS (
+        -- Publications and operator families that stay, of which a part went.
+        SELECT DISTINCT 'pg_publication'::regclass::oid AS class, b.oid
+          FROM lost l JOIN pg_publication b ON b.pubname = l.address_args[1]
+         WHERE l.classid IN ('pg_publication_rel'::regclass, 'pg_publication_namespace'::regclass)
+        UNION
+        SELECT 'pg_opfamily'::regclass, f.oid
+          FROM lost l JOIN pg_am m ON m.amname = l.address_names[1] JOIN pg_namespace s ON s.nspname = l.address_names[2]
+          JOIN pg_opfamily f ON f.opfname = l.address_names[3] AND f.opfmethod = m.oid AND f.opfnamespace = s.oid
+         WHERE l.classid IN ('pg_amop'::regclass, 'pg_amproc'::regclass, 'pg_opclass'::regclass)
     ), named AS (
         SELECT l.* FROM lost l
          WHERE l.objsubid = 0 AND l.classid NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass)
            AND NOT (l.classid = 'pg_rewrite'::regclass AND l.address_names[3] = '_RETURN')
-           AND NOT (l.classid = 'pg_trigger'::regclass AND NOT l.original AND l.address_names[3] LIKE 'RI\_ConstraintTrigger\_%')
+           AND NOT (l.classid = 'pg_trigger'::regclass AND NOT l.original AND l.address_names[3] ~ '^[A-Za-z]+_ConstraintTrigger_([ac]_)?[0-9]+$')
+           AND l.classid NOT IN ('pg_amop'::regclass, 'pg_amproc'::regclass, 'pg_publication_rel'::regclass, 'pg_publication_namespace'::regclass)
            AND l.object_type NOT LIKE 'toast table%'
+           -- A composite type comes as a type and as a relation.
+           AND l.object_type <> 'composite type'
+           -- ALTER DEFAULT PRIVILEGES has its row already.
+           AND NOT (l.classid = 'pg_default_acl'::regclass AND tg_tag LIKE 'ALTER %')
            AND (l.original OR NOT (
                -- Array types, row types, multirange types and the functions and casts of ranges come and go with their type.
                l.classid = 'pg_type'::regclass AND (
                    l.object_identity LIKE '%[]'
                    OR EXISTS (SELECT FROM gone r WHERE r.classid = 'pg_class'::regclass AND r.objsubid = 0
-                                 AND r.schema_name = l.schema_name AND r.object_name = l.object_name)
+                                 AND r.object_type <> 'composite type' AND r.schema_name = l.schema_name AND r.object_name = l.object_name)
                    OR EXISTS (SELECT FROM gone r WHERE r.classid = 'pg_cast'::regclass AND NOT r.original AND NOT r.normal
                                  AND r.address_args[1] = l.address_names[1]))
                OR l.classid = 'pg_proc'::regclass AND EXISTS (
                    SELECT FROM gone r WHERE r.classid = 'pg_type'::regclass AND r.schema_name = l.schema_name
-                                        AND r.object_name = l.address_names[2] AND r.object_type = 'type')
+                                        AND r.object_name = l.address_names[array_length(l.address_names, 1)])
                OR l.classid = 'pg_cast'::regclass AND NOT l.normal))
     ), rows AS (
         SELECT * FROM named
@@ -833,19 +916,21 @@ BEGIN
                     AND current_setting('server_version_num')::integer >= 180000)
     ), inserted AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
-                                   objsubid, namespace, ordinal)
+                                   objsubid, namespace, affected, ordinal)
         SELECT 'DROP', tg_tag, r.object_type, coalesce(r.schema_name, CASE WHEN r.classid IN ('pg_rewrite'::regclass) THEN r.address_names[1] END),
                coalesce(r.object_name, CASE WHEN r.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN r.object_identity
                                             ELSE r.address_names[array_length(r.address_names, 1)] END),
-               r.object_identity, r.classid, r.objid, r.objsubid, (SELECT s.oid FROM pg_namespace s WHERE s.nspname = r.schema_name), r.n
+               r.object_identity, r.classid, r.objid, r.objsubid, (SELECT s.oid FROM pg_namespace s WHERE s.nspname = r.schema_name),
+               pggit.extension_depth() > 0, r.n
           FROM rows r
          WHERE NOT (migrating AND (r.schema_name IS NOT DISTINCT FROM 'pggit' OR r.object_identity = 'pggit'))
          ORDER BY r.n
     )
-    SELECT (SELECT max(g.n) FROM gone g), array_agg(CASE WHEN c.relkind = 'c' THEN 'pg_type'::regclass ELSE 'pg_class'::regclass END),
-           array_agg(CASE WHEN c.relkind = 'c' THEN c.reltype ELSE c.oid END)
-      INTO n, classes, objects
-      FROM shrunk s JOIN pg_class c ON c.oid = s.oid WHERE c.relpersistence <> 't';
+    SELECT (SELECT max(g.n) FROM gone g), array_agg(w.class), array_agg(w.oid) INTO n, classes, objects
+      FROM (SELECT CASE WHEN c.relkind = 'c' THEN 'pg_type'::regclass ELSE 'pg_class'::regclass END::oid AS class,
+                   CASE WHEN c.relkind = 'c' THEN c.reltype ELSE c.oid END AS oid
+              FROM shrunk s JOIN pg_class c ON c.oid = s.oid WHERE c.relpersistence <> 't'
+            UNION ALL SELECT p.class, p.oid FROM poorer p) w;
 
     IF classes IS NOT NULL THEN
         PERFORM pggit.record_affected(classes, objects, tg_tag, n);
@@ -948,7 +1033,7 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
            AND k.object_identity = c.object_identity AND k.object_type = c.object_type AND k.aspect = c.aspect
            AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
          ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) i
-         ON o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP') AND NOT c.affected
+         ON o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP') AND (NOT c.affected OR c.action = 'DROP')
   CROSS JOIN LATERAL (
         SELECT coalesce(o.action, i.action), coalesce(o.new_definition, i.new_definition), coalesce(o.shape, i.shape)) p(action, new_definition, shape)
   CROSS JOIN LATERAL (
@@ -957,7 +1042,8 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
             WHEN c.action = 'ALTER' AND c.affected AND p.action IS NULL THEN 'CREATE'
             WHEN c.action = 'CREATE' AND o.action <> 'DROP' THEN 'ALTER'
             ELSE c.action END) t(change_type)
- WHERE NOT (c.affected AND p.action IS NOT NULL AND p.new_definition IS NOT DISTINCT FROM c.new_definition);
+ WHERE NOT (c.affected AND CASE WHEN c.action = 'DROP' THEN coalesce(p.action, 'DROP') = 'DROP'
+                                ELSE p.action IS NOT NULL AND p.new_definition IS NOT DISTINCT FROM c.new_definition END);
 
 COMMENT ON VIEW pggit.history IS 'One row per object a committed statement created, altered or dropped.';
 
@@ -1055,16 +1141,16 @@ SELECT pggit.record_baseline();
 ---------------------------------------------------------------------------------------------------------------------------
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
-REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_drop(), pggit.record_baseline(),
+REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_ddl(), pggit.record_baseline(),
     pggit.record_affected(oid[], oid[], text, integer) FROM pggit_reader;
 GRANT SELECT ON pggit.changes, pggit.history, pggit.commits TO pggit_reader;
 
 -- ALWAYS: session_replication_role = replica turns other triggers off. In a role's or database's way nothing is left to chance:
 -- clients need no rights on anything here.
-CREATE EVENT TRIGGER pggit_before_drop ON ddl_command_start
-    WHEN TAG IN ('DROP EXTENSION', 'ALTER EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_drop();
+CREATE EVENT TRIGGER pggit_before_ddl ON ddl_command_start
+    WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_ddl();
 CREATE EVENT TRIGGER pggit_record_ddl ON ddl_command_end EXECUTE FUNCTION pggit.record_ddl();
 CREATE EVENT TRIGGER pggit_record_drop ON sql_drop EXECUTE FUNCTION pggit.record_drop();
-ALTER EVENT TRIGGER pggit_before_drop ENABLE ALWAYS;
+ALTER EVENT TRIGGER pggit_before_ddl ENABLE ALWAYS;
 ALTER EVENT TRIGGER pggit_record_ddl ENABLE ALWAYS;
 ALTER EVENT TRIGGER pggit_record_drop ENABLE ALWAYS;

@@ -24,22 +24,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- The event triggers that record, each with whether it does what it should: enabled ALWAYS, and its function in the schema
--- pggit, SECURITY DEFINER, of the same owner, who may do all.
+-- pggit, SECURITY DEFINER, of the same owner, who may write the history.
 CREATE FUNCTION pggit.capture_triggers() RETURNS TABLE (name text, working boolean, problem text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT w.name, x.problem IS NULL, x.problem
-      FROM (VALUES ('pggit_before_drop', 'before_drop', 'ddl_command_start'), ('pggit_record_ddl', 'record_ddl', 'ddl_command_end'),
+      FROM (VALUES ('pggit_before_ddl', 'before_ddl', 'ddl_command_start'), ('pggit_record_ddl', 'record_ddl', 'ddl_command_end'),
                    ('pggit_record_drop', 'record_drop', 'sql_drop')) w(name, function, event)
       LEFT JOIN pg_event_trigger e ON e.evtname = w.name
       LEFT JOIN pg_proc p ON p.oid = e.evtfoid
-      LEFT JOIN pg_roles o ON o.oid = p.proowner
       CROSS JOIN LATERAL (SELECT CASE
           WHEN e.oid IS NULL THEN 'is missing'
           WHEN e.evtenabled = 'D' THEN 'is disabled'
           WHEN e.evtenabled <> 'A' THEN 'is not ENABLE ALWAYS'
           WHEN e.evtevent <> w.event OR p.proname <> w.function OR p.pronamespace <> 'pggit'::regnamespace THEN 'calls another function'
           WHEN NOT p.prosecdef OR p.proconfig IS NULL THEN 'its function is not SECURITY DEFINER with a fixed search_path'
-          WHEN p.proowner <> e.evtowner OR NOT o.rolsuper THEN 'has the wrong owner'
+          WHEN p.proowner <> e.evtowner OR NOT has_table_privilege(p.proowner, 'pggit.changes', 'INSERT') THEN 'has the wrong owner'
           -- PostgreSQL 17 and later can turn all event triggers off for a session.
           WHEN current_setting('event_triggers', true) = 'off' THEN 'event_triggers is off'
       END) x(problem)
