@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr;
+use memchr::{memchr, memmem};
 
 use super::Encoding;
 use super::scan::{self, Backslash, Kind, Scanner};
@@ -14,17 +14,35 @@ use super::scan::{self, Backslash, Kind, Scanner};
 /// Stands for a byte from 0x80 up: a letter that is no string prefix (`B`, `E`, `N`, `U`, `X`).
 const LETTER: u8 = b'z';
 
-/// Every way in which the server may read the text, depending on settings that are not known here.
-/// Empty where masking would lose what tells two dollar quotes apart.
+/// Every way in which the server may read the text, depending on settings that are not known here;
+/// with spaces for comments. Those that the server must reject, or that masking would make ambiguous,
+/// are not among them.
 pub fn readings(text: &[u8], encoding: Encoding) -> Vec<Cow<'_, str>> {
     let mut readings: Vec<Cow<'_, str>> = Vec::with_capacity(1);
     for copy in masked(text, encoding) {
-        if let Some(escaped) = without_escapes(copy.as_bytes()) {
-            readings.push(Cow::Owned(escaped));
-        }
-        readings.insert(0, copy);
+        let escaped = without_escapes(copy.as_bytes());
+        readings.extend(without_comments(copy));
+        readings.extend(escaped.and_then(|copy| without_comments(Cow::Owned(copy))));
     }
     readings
+}
+
+/// Spaces for comments. libpg_query takes quadratic time for nested ones, and for many side by side
+/// it calls itself until the stack ends, and the process with it.
+fn without_comments(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    if memmem::find(text.as_bytes(), b"/*").is_none() && memmem::find(text.as_bytes(), b"--").is_none() {
+        return Some(text);
+    }
+    let mut copy = text.as_bytes().to_vec();
+    for token in Scanner::new(text.as_bytes(), Backslash::Plain) {
+        match token.kind {
+            Kind::Comment { closed: true } => copy[token.range].fill(b' '),
+            Kind::Comment { closed: false } => return None,
+            Kind::Space | Kind::Word | Kind::Quoted | Kind::String | Kind::FixedString | Kind::Byte(_) => {}
+        }
+    }
+    // A comment begins and ends at characters, so the copy is still UTF-8.
+    String::from_utf8(copy).ok().map(Cow::Owned)
 }
 
 /// UTF-8 stays as it is; of anything else a copy with letters for the bytes from 0x80 up.
@@ -135,8 +153,14 @@ mod tests {
 
     #[test]
     fn a_single_byte_katakana_is_also_read_alone() {
-        assert_eq!(of(b"'\xb1\x5c'", Encoding::LeadByte), ["'z\\'", "'zz'", "'zzz"]);
+        assert_eq!(of(b"'\xb1\x5c'", Encoding::LeadByte), ["'zz'", "'z\\'", "'zzz"]);
         assert_eq!(of(b"'\xb1'", Encoding::LeadByte), ["'z'"]);
+    }
+
+    #[test]
+    fn comments_become_spaces() {
+        assert_eq!(of("a/* é /**/ */b -- '\n'--'".as_bytes(), Encoding::AsciiSafe), ["a             b     \n'--'"]);
+        assert!(of(b"a /* /* */", Encoding::AsciiSafe).is_empty());
     }
 
     #[test]

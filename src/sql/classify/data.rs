@@ -111,12 +111,14 @@ fn explain(explain: &nodes::ExplainStmt) -> Facts {
 
 /// A boolean option's value, as the server reads it; what it would not take counts as on.
 pub fn is_on(option: &nodes::DefElem) -> bool {
+    let off =
+        |word: Option<&str>| word.is_some_and(|w| w.eq_ignore_ascii_case("false") || w.eq_ignore_ascii_case("off"));
     match option.arg() {
         Node::Integer(number) => number.ival != 0,
         Node::Boolean(value) => value.boolval,
-        Node::String(word) => {
-            !word.sval().is_some_and(|word| word.eq_ignore_ascii_case("false") || word.eq_ignore_ascii_case("off"))
-        }
+        Node::String(word) => !off(word.sval()),
+        // In some lists of options the grammar takes a bare word for a type.
+        Node::TypeName(word) => !off(word.names().iter().last().and_then(|part| part.sval())),
         _ => true,
     }
 }
