@@ -47,10 +47,10 @@ fn without_comments(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
 
 /// UTF-8 stays as it is; of anything else a copy with letters for the bytes from 0x80 up.
 fn masked(text: &[u8], encoding: Encoding) -> Vec<Cow<'_, str>> {
-    if text.is_ascii() || encoding == Encoding::AsciiSafe {
-        if let Ok(utf8) = std::str::from_utf8(text) {
-            return vec![Cow::Borrowed(utf8)];
-        }
+    if (text.is_ascii() || encoding == Encoding::AsciiSafe)
+        && let Ok(utf8) = std::str::from_utf8(text)
+    {
+        return vec![Cow::Borrowed(utf8)];
     }
     if names_dollar_quote_beyond_ascii(text) {
         return Vec::new();

@@ -293,7 +293,9 @@ mod tests {
 
     #[test]
     fn comments_nest() {
-        let comment = |text: &str| kinds(text, Backslash::Plain)[0].clone();
+        fn comment(text: &str) -> (Kind, &str) {
+            kinds(text, Backslash::Plain)[0]
+        }
         assert_eq!(comment("/* /* */ */ x"), (Kind::Comment { closed: true }, "/* /* */ */"));
         assert_eq!(comment("/* /* */ x"), (Kind::Comment { closed: false }, "/* /* */ x"));
         assert_eq!(comment("/*/ x"), (Kind::Comment { closed: false }, "/*/ x"));
