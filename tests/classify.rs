@@ -136,7 +136,7 @@ fn no_nesting_ends_the_process() {
 #[test]
 fn comments_cost_no_more_than_their_bytes() {
     let nested = format!("{}{} drop table t", "/*".repeat(50_000), "*/".repeat(50_000));
-    let texts = vec![nested, format!("{}drop table t", "/**/".repeat(50_000)), "/*".repeat(50_000)];
+    let texts = [nested, format!("{}drop table t", "/**/".repeat(50_000)), "/*".repeat(50_000)];
     let mut classifier = Classifier::new(0);
     let tags: Vec<_> = texts.iter().map(|t| classifier.parse(t.as_bytes(), Encoding::AsciiSafe)[0].tag).collect();
     assert_eq!(tags, ["DROP TABLE", "DROP TABLE", ""]);
