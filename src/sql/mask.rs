@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr;
+use memchr::{memchr, memmem};
 
 use super::Encoding;
 use super::scan::{self, Backslash, Kind, Scanner};
@@ -14,25 +14,43 @@ use super::scan::{self, Backslash, Kind, Scanner};
 /// Stands for a byte from 0x80 up: a letter that is no string prefix (`B`, `E`, `N`, `U`, `X`).
 const LETTER: u8 = b'z';
 
-/// Every way in which the server may read the text, depending on settings that are not known here.
-/// Empty where masking would lose what tells two dollar quotes apart.
+/// Every way in which the server may read the text, depending on settings that are not known here;
+/// with spaces for comments. Those that the server must reject, or that masking would make ambiguous,
+/// are not among them.
 pub fn readings(text: &[u8], encoding: Encoding) -> Vec<Cow<'_, str>> {
     let mut readings: Vec<Cow<'_, str>> = Vec::with_capacity(1);
     for copy in masked(text, encoding) {
-        if let Some(escaped) = without_escapes(copy.as_bytes()) {
-            readings.push(Cow::Owned(escaped));
-        }
-        readings.insert(0, copy);
+        let escaped = without_escapes(copy.as_bytes());
+        readings.extend(without_comments(copy));
+        readings.extend(escaped.and_then(|copy| without_comments(Cow::Owned(copy))));
     }
     readings
 }
 
+/// Spaces for comments. libpg_query takes quadratic time for nested ones, and for many side by side
+/// it calls itself until the stack ends, and the process with it.
+fn without_comments(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    if memmem::find(text.as_bytes(), b"/*").is_none() && memmem::find(text.as_bytes(), b"--").is_none() {
+        return Some(text);
+    }
+    let mut copy = text.as_bytes().to_vec();
+    for token in Scanner::new(text.as_bytes(), Backslash::Plain) {
+        match token.kind {
+            Kind::Comment { closed: true } => copy[token.range].fill(b' '),
+            Kind::Comment { closed: false } => return None,
+            Kind::Space | Kind::Word | Kind::Quoted | Kind::String | Kind::FixedString | Kind::Byte(_) => {}
+        }
+    }
+    // A comment begins and ends at characters, so the copy is still UTF-8.
+    String::from_utf8(copy).ok().map(Cow::Owned)
+}
+
 /// UTF-8 stays as it is; of anything else a copy with letters for the bytes from 0x80 up.
 fn masked(text: &[u8], encoding: Encoding) -> Vec<Cow<'_, str>> {
-    if text.is_ascii() || encoding == Encoding::AsciiSafe {
-        if let Ok(utf8) = std::str::from_utf8(text) {
-            return vec![Cow::Borrowed(utf8)];
-        }
+    if (text.is_ascii() || encoding == Encoding::AsciiSafe)
+        && let Ok(utf8) = std::str::from_utf8(text)
+    {
+        return vec![Cow::Borrowed(utf8)];
     }
     if names_dollar_quote_beyond_ascii(text) {
         return Vec::new();
@@ -135,15 +153,21 @@ mod tests {
 
     #[test]
     fn a_single_byte_katakana_is_also_read_alone() {
-        assert_eq!(of(b"'\xb1\x5c'", Encoding::LeadByte), ["'z\\'", "'zz'", "'zzz"]);
+        assert_eq!(of(b"'\xb1\x5c'", Encoding::LeadByte), ["'zz'", "'z\\'", "'zzz"]);
         assert_eq!(of(b"'\xb1'", Encoding::LeadByte), ["'z'"]);
+    }
+
+    #[test]
+    fn comments_become_spaces() {
+        assert_eq!(of("a/* é /**/ */b -- '\n'--'".as_bytes(), Encoding::AsciiSafe), ["a             b     \n'--'"]);
+        assert!(of(b"a /* /* */", Encoding::AsciiSafe).is_empty());
     }
 
     #[test]
     fn a_backslash_is_read_both_ways() {
         assert_eq!(
             of(br"select '\'' ; drop table t; --'", Encoding::AsciiSafe),
-            [r"select '\'' ; drop table t; --'", r"select 'zz' ; drop table t; --'"]
+            [r"select '\'' ; drop table t; --'", r"select 'zz' ; drop table t;    "]
         );
         assert_eq!(of(br"select E'\''", Encoding::AsciiSafe), [r"select E'\''"]);
         assert_eq!(of("select '\\ü'".as_bytes(), Encoding::AsciiSafe), ["select '\\ü'", "select 'zzz'"]);

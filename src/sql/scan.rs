@@ -21,10 +21,10 @@ pub struct Token {
 pub enum Kind {
     /// White space.
     Space,
-    /// A comment of either kind, with the depth of its nesting.
+    /// A comment of either kind.
     Comment {
-        /// 1 for a comment that holds no other.
-        depth: usize,
+        /// False where the text ends before it does.
+        closed: bool,
     },
     /// An unquoted name or keyword, or a run of digits.
     Word,
@@ -66,10 +66,10 @@ impl<'a> Scanner<'a> {
         let second = text.get(at + 1).copied();
         match first {
             b if is_space(b) => (Kind::Space, run(text, at, is_space)),
-            b'-' if second == Some(b'-') => (Kind::Comment { depth: 1 }, line_end(text, at)),
+            b'-' if second == Some(b'-') => (Kind::Comment { closed: true }, line_end(text, at)),
             b'/' if second == Some(b'*') => {
-                let (depth, end) = block_comment(text, at);
-                (Kind::Comment { depth }, end)
+                let (closed, end) = block_comment(text, at);
+                (Kind::Comment { closed }, end)
             }
             b'\'' => (Kind::String, string_end(text, at, self.backslash == Backslash::Escapes)),
             b'"' => (Kind::Quoted, quoted_end(text, at, b'"')),
@@ -133,15 +133,6 @@ pub fn split(text: &[u8]) -> Vec<Range<usize>> {
     pieces
 }
 
-/// Whether no comment is nested deeper than `max`; deep nesting costs the parser quadratic time.
-pub fn comments_nest_at_most(text: &[u8], max: usize) -> bool {
-    memmem::find(text, b"/*").is_none()
-        || Scanner::new(text, Backslash::Plain).all(|token| match token.kind {
-            Kind::Comment { depth } => depth <= max,
-            _ => true,
-        })
-}
-
 /// Whether the byte is white space to PostgreSQL's scanner.
 pub fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
@@ -165,28 +156,27 @@ fn line_end(text: &[u8], at: usize) -> usize {
     memchr2(b'\n', b'\r', &text[at..]).map_or(text.len(), |n| at + n)
 }
 
-/// The greatest depth and the end of the comment that begins at `at`.
-fn block_comment(text: &[u8], at: usize) -> (usize, usize) {
-    let (mut depth, mut deepest, mut at) = (1, 1, at + 2);
+/// Whether the comment that begins at `at` is closed, and where it ends.
+fn block_comment(text: &[u8], at: usize) -> (bool, usize) {
+    let (mut depth, mut at) = (1, at + 2);
     while let Some(n) = memchr2(b'/', b'*', &text[at.min(text.len())..]) {
         at += n;
         match (text[at], text.get(at + 1)) {
             (b'/', Some(b'*')) => {
                 depth += 1;
-                deepest = deepest.max(depth);
                 at += 2;
             }
             (b'*', Some(b'/')) => {
                 depth -= 1;
                 at += 2;
                 if depth == 0 {
-                    return (deepest, at);
+                    return (true, at);
                 }
             }
             _ => at += 1,
         }
     }
-    (deepest, text.len())
+    (false, text.len())
 }
 
 /// The end of the string whose quote stands at `at`, with the pieces that a line break joins to it.
@@ -302,10 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn nested_comments_are_measured() {
-        assert!(comments_nest_at_most(b"/* /* */ */ select", 2));
-        assert!(!comments_nest_at_most(b"select /* /* /* */ */ */", 2));
-        assert!(comments_nest_at_most(b"'/* /* /* ' /* */", 1));
+    fn comments_nest() {
+        fn comment(text: &str) -> (Kind, &str) {
+            kinds(text, Backslash::Plain)[0]
+        }
+        assert_eq!(comment("/* /* */ */ x"), (Kind::Comment { closed: true }, "/* /* */ */"));
+        assert_eq!(comment("/* /* */ x"), (Kind::Comment { closed: false }, "/* /* */ x"));
+        assert_eq!(comment("/*/ x"), (Kind::Comment { closed: false }, "/*/ x"));
+        assert_eq!(comment("-- /*\nx"), (Kind::Comment { closed: true }, "-- /*"));
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn any_object(node: Node<'_>) -> Option<Facts> {
             let objects = match (s.relation(), s.object()) {
                 // A trigger: its table apart, its own name in a list.
                 (Some(table), Node::NodeList(list)) => {
-                    name::beside(list.iter().last().and_then(Node::as_str), Some(table))
+                    name::beside(list.iter().next_back().and_then(Node::as_str), Some(table))
                 }
                 (Some(relation), _) => name::relation(Some(relation)),
                 (None, object) => name::object(kind, object),

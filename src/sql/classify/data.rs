@@ -63,7 +63,7 @@ fn writes(select: &nodes::SelectStmt) -> bool {
 fn set_config(select: &nodes::SelectStmt) -> Option<String> {
     select.target_list().iter().find_map(|column| {
         let Node::FuncCall(call) = column.val() else { return None };
-        let function = call.funcname().iter().last()?.as_str()?;
+        let function = call.funcname().iter().next_back()?.as_str()?;
         let Node::A_Const(argument) = call.args().first()? else { return None };
         match argument.val()? {
             ConstValue::String(name) if function.eq_ignore_ascii_case("set_config") => super::session::guarded(name),
@@ -101,8 +101,7 @@ fn create_table_as(create: &nodes::CreateTableAsStmt) -> Facts {
 /// With ANALYZE it does what its statement does, and answers as EXPLAIN.
 fn explain(explain: &nodes::ExplainStmt) -> Facts {
     // The last of several counts, as on the server.
-    let analyze =
-        explain.options().iter().filter(|option| option.defname() == Some("analyze")).last().is_some_and(is_on);
+    let analyze = explain.options().iter().rfind(|option| option.defname() == Some("analyze")).is_some_and(is_on);
     if !analyze {
         return Facts::new("EXPLAIN", Class::Read);
     }
@@ -111,12 +110,14 @@ fn explain(explain: &nodes::ExplainStmt) -> Facts {
 
 /// A boolean option's value, as the server reads it; what it would not take counts as on.
 pub fn is_on(option: &nodes::DefElem) -> bool {
+    let off =
+        |word: Option<&str>| word.is_some_and(|w| w.eq_ignore_ascii_case("false") || w.eq_ignore_ascii_case("off"));
     match option.arg() {
         Node::Integer(number) => number.ival != 0,
         Node::Boolean(value) => value.boolval,
-        Node::String(word) => {
-            !word.sval().is_some_and(|word| word.eq_ignore_ascii_case("false") || word.eq_ignore_ascii_case("off"))
-        }
+        Node::String(word) => !off(word.sval()),
+        // In some lists of options the grammar takes a bare word for a type.
+        Node::TypeName(word) => !off(word.names().iter().next_back().and_then(|part| part.sval())),
         _ => true,
     }
 }

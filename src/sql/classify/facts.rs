@@ -98,8 +98,9 @@ impl Facts {
     /// Also the `pggit.*` setting that the text names in quotes next to a call of `set_config`, or to
     /// an update of `pg_settings`, which comes to the same.
     pub fn with_settings_in(mut self, sql: &str) -> Self {
-        if self.setting.is_none() && contains(sql.as_bytes(), b"pggit.") && may_set(sql.as_bytes()) {
-            self.setting = first_guarded(settings(&sql.to_ascii_lowercase(), |before| before.ends_with(['\'', '$'])));
+        if contains(sql.as_bytes(), b"pggit.") && may_set(sql.as_bytes()) {
+            let quoted = settings(&sql.to_ascii_lowercase(), |before| before.ends_with(['\'', '$']));
+            self.setting = first_guarded(self.setting.into_iter().chain(quoted).collect());
         }
         self
     }

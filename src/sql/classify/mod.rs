@@ -19,9 +19,6 @@ use std::sync::Arc;
 use super::{Encoding, Statement, mask, scan};
 use facts::Facts;
 
-/// The server takes deeper ones, in seconds; nobody writes them.
-const MAX_COMMENT_DEPTH: usize = 100;
-
 /// Every statement of the text; one unread statement where it does not parse, or where settings
 /// that are not known here decide what it says.
 pub fn classify(text: &[u8], encoding: Encoding) -> Arc<[Statement]> {
@@ -44,9 +41,6 @@ fn unreadable(text: &[u8]) -> Arc<[Statement]> {
 }
 
 fn read(text: &str) -> Option<Vec<Statement>> {
-    if !scan::comments_nest_at_most(text.as_bytes(), MAX_COMMENT_DEPTH) {
-        return None;
-    }
     tree::parse(text, |node, range| {
         let range = trim(text, range);
         let sql = text.get(range.clone()).unwrap_or_default();
@@ -54,10 +48,10 @@ fn read(text: &str) -> Option<Vec<Statement>> {
     })
 }
 
-/// Without the white space and comments in front, and the white space behind.
+/// Without the white space around it; comments have become white space.
 fn trim(text: &str, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
     let bytes = text.as_bytes().get(range.clone()).unwrap_or_default();
-    let start = range.start + scan::skip_blank(bytes);
+    let start = range.start + bytes.iter().take_while(|b| scan::is_space(**b)).count();
     let blank = bytes.iter().rev().take_while(|b| scan::is_space(**b)).count();
     start..(range.end - blank).max(start)
 }

@@ -102,7 +102,6 @@ fn reindex(reindex: &nodes::ReindexStmt) -> Facts {
     };
     let named =
         if reindex.relation().is_some() { name::relation(reindex.relation()) } else { name::plain(reindex.name()) };
-    let concurrently =
-        reindex.params().iter().filter(|p| p.defname() == Some("concurrently")).last().is_some_and(data::is_on);
+    let concurrently = reindex.params().iter().rfind(|p| p.defname() == Some("concurrently")).is_some_and(data::is_on);
     Facts::new("REINDEX", Class::Maintenance).on(kind, named).not_transactional_if(alone || concurrently)
 }
