@@ -107,13 +107,7 @@ impl Session {
     }
 
     /// `failed`: the transaction is; pgwire's own state lags behind inside a message of several commands.
-    async fn run<C>(
-        &self,
-        client: &mut C,
-        command: &Command,
-        format: &Format,
-        failed: bool,
-    ) -> PgWireResult<Response>
+    async fn run<C>(&self, client: &mut C, command: &Command, format: &Format, failed: bool) -> PgWireResult<Response>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore,
