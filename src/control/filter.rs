@@ -290,12 +290,15 @@ impl Node {
             Self::Not(inner) => known(inner.truth(row).map(|truth| !truth)),
             Self::In(needle, list) => {
                 let needle = needle.evaluate(row);
-                let found = list.iter().map(|item| needle.compare(&item.evaluate(row)).map(Ordering::is_eq));
-                known(found.fold(Some(false), |all, one| match (all, one) {
-                    (Some(true), _) | (_, Some(true)) => Some(true),
-                    (None, _) | (_, None) => None,
-                    (Some(false), Some(false)) => Some(false),
-                }))
+                let mut unknown = false;
+                for item in list {
+                    match needle.compare(&item.evaluate(row)) {
+                        Some(Ordering::Equal) => return Value::Bool(true),
+                        Some(Ordering::Less | Ordering::Greater) => {}
+                        None => unknown = true,
+                    }
+                }
+                if unknown { Value::Null } else { Value::Bool(false) }
             }
             Self::Like { text, pattern, any_case } => match (text.evaluate(row), pattern.evaluate(row)) {
                 (Value::Text(text), Value::Text(pattern)) if *any_case => {

@@ -357,12 +357,10 @@ fn rule_row(at: usize, rule: &Rule) -> Vec<Value> {
 fn health(shared: &Shared) -> Table {
     let config = shared.config.load();
     let (clients, most) = (shared.clients.len(), config.listen.max_clients);
-    let (pending, queue) = (shared.history.pending(), config.history.queue);
     let life = life_word(shared);
     let own = [
         ("process", life == "serving", format!("pggit-proxy {} is {life}", env!("CARGO_PKG_VERSION"))),
         ("clients", clients < most, format!("{clients} of {most}")),
-        ("statement log queue", pending < queue, format!("{pending} of {queue} facts wait to be written")),
     ];
     let own = own.into_iter().map(|(check, ok, text)| vec!["".into(), check.into(), Value::Bool(ok), text.into()]);
     let seen = shared
