@@ -45,6 +45,7 @@ impl Queue {
     }
 
     /// Takes the fact, or hands it back when there is no room.
+    #[allow(clippy::result_large_err, reason = "the fact itself comes back")]
     pub fn push(&self, fact: StatementFact) -> Result<(), StatementFact> {
         let size = size_of_fact(&fact);
         let mut waiting = self.lock();
