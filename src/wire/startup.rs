@@ -29,13 +29,16 @@ pub enum First {
     Startup(Startup),
 }
 
+/// A parameter's name and value.
+pub type Parameter = (Vec<u8>, Vec<u8>);
+
 /// A start-up packet's content; texts are bytes in whatever encoding the client uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Startup {
     /// Major and minor protocol version, as sent.
     pub version: u32,
     /// Names and values in their order.
-    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    pub parameters: Vec<Parameter>,
 }
 
 /// What is wrong with a first packet.
@@ -75,7 +78,7 @@ pub fn read(packet: &[u8]) -> Result<First, Bad> {
     }
 }
 
-fn parameters(mut body: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Bad> {
+fn parameters(mut body: &[u8]) -> Result<Vec<Parameter>, Bad> {
     let mut found = Vec::new();
     loop {
         let (name, rest) = frame::cstr(body).ok_or(Bad::Layout)?;
