@@ -28,6 +28,7 @@ DROP FUNCTION pggit.describe_relation(oid, "char");
 DROP FUNCTION pggit.describe_table(oid);
 DROP FUNCTION pggit.options(text[]);
 DROP FUNCTION pggit.client_query();
+DROP FUNCTION pggit.without_secrets(text);
 DROP FUNCTION pggit.client_role();
 DROP FUNCTION pggit.current_commit();
 DROP FUNCTION pggit.client_port();
