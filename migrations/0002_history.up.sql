@@ -776,6 +776,8 @@ BEGIN
                 END IF;
             END IF;
         END IF;
+        CONTINUE WHEN o.classid = 'pg_statistic_ext'::regclass
+                  AND EXISTS (SELECT FROM pg_statistic_ext x JOIN pg_class c ON c.oid = x.stxrelid WHERE x.oid = o.objid AND c.relpersistence = 't');
         IF o.classid = 'pg_opclass'::regclass AND aspect = '' THEN
             opfamilies := opfamilies || (SELECT c.opcfamily FROM pg_opclass c WHERE c.oid = o.objid);
         END IF;
@@ -930,7 +932,8 @@ BEGIN
                coalesce(r.object_name, CASE WHEN r.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN r.object_identity
                                             ELSE r.address_names[array_length(r.address_names, 1)] END),
                r.object_identity, r.classid, r.objid, r.objsubid, (SELECT s.oid FROM pg_namespace s WHERE s.nspname = r.schema_name),
-               pggit.extension_depth() > 0, r.n
+               -- Statistics do not say that their table was temporary; then they were never recorded.
+               pggit.extension_depth() > 0 OR r.classid = 'pg_statistic_ext'::regclass AND NOT r.original, r.n
           FROM rows r
          WHERE NOT (migrating AND (r.schema_name IS NOT DISTINCT FROM 'pggit' OR r.object_identity = 'pggit'))
          ORDER BY r.n
@@ -1038,11 +1041,11 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
          ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) o ON true
   LEFT JOIN LATERAL (
         SELECT k.action, k.object_name, k.namespace, k.new_definition, k.shape FROM pggit.changes k
-         WHERE pg_catalog.hashtextextended(k.object_identity, 0) = pg_catalog.hashtextextended(c.object_identity, 0)
+         WHERE o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP') AND (NOT c.affected OR c.action = 'DROP')
+           AND pg_catalog.hashtextextended(k.object_identity, 0) = pg_catalog.hashtextextended(c.object_identity, 0)
            AND k.object_identity = c.object_identity AND k.object_type = c.object_type AND k.aspect = c.aspect
            AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
-         ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) i
-         ON o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP') AND (NOT c.affected OR c.action = 'DROP')
+         ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) i ON true
   CROSS JOIN LATERAL (
         SELECT coalesce(o.action, i.action), coalesce(o.new_definition, i.new_definition), coalesce(o.shape, i.shape)) p(action, new_definition, shape)
   CROSS JOIN LATERAL (
