@@ -1,5 +1,7 @@
 //! Holds the layer table of `src/lib.rs` against the `use` lines of the code.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
