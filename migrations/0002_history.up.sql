@@ -761,7 +761,7 @@ BEGIN
                        CASE WHEN o.relkind = 'c' THEN o.reltype ELSE o.objid END AS objid INTO d;
             END IF;
             IF d.objid IS NOT NULL THEN
-                SELECT d.classid AS classid, d.objid AS objid, 0 AS objsubid, o.command_tag AS command_tag,
+                SELECT d.classid::oid AS classid, d.objid AS objid, 0 AS objsubid, o.command_tag AS command_tag,
                        i.type AS object_type, CASE WHEN d.classid <> 'pg_publication'::regclass THEN o.schema_name END AS schema_name,
                        i.identity AS object_identity,
                        CASE WHEN o.action = 'ALTER' AND d.classid <> 'pg_publication'::regclass THEN 'RENAME' ELSE o.action END AS action,
