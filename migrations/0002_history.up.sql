@@ -720,8 +720,9 @@ DECLARE
     classes oid[];
     objects oid[];
 BEGIN
-    IF tg_tag LIKE 'DROP %' THEN
-        RETURN;                                                     -- nothing but sql_drop tells of it
+    -- Of a drop sql_drop tells. But DROP OWNED revokes too.
+    IF tg_tag LIKE 'DROP %' AND tg_tag <> 'DROP OWNED' THEN
+        RETURN;
     END IF;
     -- An extension is one change, with its version; what its script makes belongs to it.
     FOR o IN
@@ -798,7 +799,6 @@ BEGIN
                 names := (pg_identify_object_as_address(o.classid, o.objid, o.objsubid)).object_names;
                 o.name := CASE WHEN o.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN o.object_identity
                                ELSE names[array_length(names, 1)] END;
-                o.space := NULL;
                 IF o.classid IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_rewrite'::regclass) THEN
                     CONTINUE WHEN names[1] = 'pg_temp' OR names[1] = 'pggit' AND pggit.is_migrating();
                     o.schema_name := names[1];
@@ -812,9 +812,6 @@ BEGIN
                     CONTINUE WHEN EXISTS (SELECT FROM pg_statistic_ext x JOIN pg_class c ON c.oid = x.stxrelid
                                            WHERE x.oid = o.objid AND c.relpersistence = 't');
                 END IF;
-                IF o.schema_name IS NOT NULL THEN
-                    SELECT s.oid INTO o.space FROM pg_namespace s WHERE s.nspname = o.schema_name;
-                END IF;
             END IF;
 
             IF o.aspect = 'comment' THEN
@@ -827,6 +824,9 @@ BEGIN
             ELSE
                 d := pggit.describe(o.classid, o.objid);
             END IF;
+        END IF;
+        IF o.space IS NULL AND o.schema_name IS NOT NULL THEN
+            SELECT s.oid INTO o.space FROM pg_namespace s WHERE s.nspname = o.schema_name;
         END IF;
 
         n := n + 1;
@@ -897,14 +897,14 @@ BEGIN
     -- statement after this one gives the same rows, at several times the cost: planned and started with all its branches.
     IF members IS NULL AND NOT migrating AND pggit.extension_depth() = 0
        AND (SELECT count(*) FILTER (WHERE g.original) = 1
-                   AND bool_and(g.objsubid = 0 AND NOT g.is_temporary AND CASE
+                   AND bool_and(g.objsubid = 0 AND NOT g.is_temporary AND coalesce(CASE
                        WHEN g.original THEN g.classid IN ('pg_class'::regclass, 'pg_proc'::regclass)
                        WHEN g.classid IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass) THEN g.address_names[1:2] = o.address_names
                        WHEN g.classid = 'pg_type'::regclass
                            THEN g.schema_name = o.schema_name AND (g.object_name = o.object_name OR g.object_name = '_' || o.object_name)
                        WHEN g.classid = 'pg_rewrite'::regclass THEN g.address_names = o.address_names || '_RETURN'::text
                        WHEN g.classid = 'pg_class'::regclass THEN g.object_type IN ('index', 'sequence') OR g.schema_name = 'pg_toast'
-                       ELSE false END)
+                       END, false))
               FROM pg_event_trigger_dropped_objects() o, pg_event_trigger_dropped_objects() g WHERE o.original)
     THEN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,

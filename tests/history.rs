@@ -294,6 +294,18 @@ fn cascades_are_seen() {
 }
 
 #[test]
+fn rights_that_go_with_drop_owned_are_recorded() {
+    each_version(|db| {
+        db.run("create table granted (a int)");
+        let role = format!("owner_{}", db.name);
+        let rows = db.changes_of(&format!(
+            "create role {role}; grant select on granted to {role}; drop owned by {role}; drop role {role}"
+        ));
+        assert_eq!(rows, ["GRANT PATCH table", "REVOKE PATCH table"]);
+    });
+}
+
+#[test]
 fn partitions_follow_their_parent() {
     each_version(|db| {
         db.run("create table p (a int, b int) partition by range (a); create index pb on p (b)");
@@ -749,6 +761,8 @@ fn changes_to_our_own_schema_are_recorded_unless_a_migration_makes_them() {
     each_version(|db| {
         assert_eq!(db.run("select count(*) from pggit.history where schema_name = 'pggit'"), "0");
         assert_eq!(db.changes_of("alter table pggit.changes add column mine int"), ["ALTER MINOR table pggit.changes"]);
+        // In a session that never heard of the setting.
+        assert_eq!(db.changes_of("drop function pggit.version()"), ["DROP MAJOR function pggit.version()"]);
     });
 }
 
