@@ -195,6 +195,11 @@ impl History {
         }
     }
 
+    /// Whether no fact could be written for at least so long.
+    pub fn log_fails_for(&self, time: Duration) -> bool {
+        self.inner().is_none_or(|inner| inner.log.fails_for(time))
+    }
+
     /// Facts that wait to be written.
     pub fn pending(&self) -> usize {
         self.inner().map_or(0, |inner| inner.queue.len())

@@ -11,6 +11,7 @@ mod prepared;
 mod refusal;
 mod server;
 mod transaction;
+mod unrecorded;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -117,6 +118,8 @@ pub struct Effects {
     pub login_failed: Option<String>,
     /// Errors the server answered with.
     pub errors: u64,
+    /// Changes that the server undid because it could not record them.
+    pub unrecorded: u64,
 }
 
 /// What a session is doing.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{Drive, Wait};
 use crate::change::{Outcome, Recording, StatementFact};
@@ -73,6 +74,9 @@ impl Drive<'_> {
         for _ in 0..std::mem::take(&mut self.fx.errors) {
             metrics.error(Side::Server);
         }
+        for _ in 0..std::mem::take(&mut self.fx.unrecorded) {
+            metrics.history_failure();
+        }
         if let Some(application) = self.fx.application.take() {
             *self.place.application.lock().unwrap_or_else(PoisonError::into_inner) = application;
         }
@@ -124,9 +128,12 @@ impl Drive<'_> {
                 earlier.await;
             }
             let timeout = shared.config.load().history.timeout;
+            // All of them share one deadline; and where nothing was written for that long, another wait is in vain.
+            let patience = if shared.history.log_fails_for(timeout) { Duration::ZERO } else { timeout };
+            let deadline = tokio::time::Instant::now() + patience;
             for fact in left {
                 let (session, tag) = (fact.session.id, fact.tag);
-                if tokio::time::timeout(timeout, shared.history.log_wait(fact)).await.is_err() {
+                if tokio::time::timeout_at(deadline, shared.history.log_wait(fact)).await.is_err() {
                     shared.metrics.history_failure();
                     tracing::error!(%session, tag, "the statement log is full: a statement's row is lost");
                 }
