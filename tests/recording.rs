@@ -105,7 +105,10 @@ fn rows_say_who_from_where_and_on_which_branch() {
         client.rows("alter table t add b int");
         assert_eq!(it.sql("select application_name from pggit.history where change_type = 'ALTER'"), "later");
         it.has_statements("alter table t add b int", &["ALTER TABLE applied"]);
-        assert_eq!(it.sql("select application_name from pggit.statements where sql like 'alter table t add b%'"), "later");
+        assert_eq!(
+            it.sql("select application_name from pggit.statements where sql like 'alter table t add b%'"),
+            "later"
+        );
         // Whoever is under a hostile search_path or has no rights on the schema is recorded all the same.
         client.rows("set search_path = public, pg_catalog");
         client.rows("create function gen_random_uuid() returns uuid language sql as 'select null::uuid'");
@@ -120,14 +123,14 @@ fn rows_are_there_exactly_when_the_change_is() {
     each(|it| {
         let mut client = it.client();
         client.rows("begin; create table a1 (); rollback");
-        client.rows("begin; create table a2 (); savepoint s; create table a3 (); rollback to s; create table a4 (); commit");
+        client.rows(
+            "begin; create table a2 (); savepoint s; create table a3 (); rollback to s; create table a4 (); commit",
+        );
         assert_eq!(it.changes("a_"), "CREATE a2, CREATE a4");
-        it.has_statements("create table a_ ()", &[
-            "CREATE TABLE rolled_back",
-            "CREATE TABLE applied",
-            "CREATE TABLE rolled_back",
-            "CREATE TABLE applied",
-        ]);
+        it.has_statements(
+            "create table a_ ()",
+            &["CREATE TABLE rolled_back", "CREATE TABLE applied", "CREATE TABLE rolled_back", "CREATE TABLE applied"],
+        );
 
         // Fails at COMMIT, in a deferred trigger.
         client.rows(
@@ -263,8 +266,10 @@ fn changes_are_recorded_however_they_are_made() {
             client.ask(&[bind("", "s", &[]), execute("", 0), sync()].concat());
         }
         assert_eq!(
-            it.sql("select string_agg(object_name, ',' order by created_at, ordinal) from pggit.history \
-                    where object_type = 'table' and change_type = 'CREATE' and via_proxy"),
+            it.sql(
+                "select string_agg(object_name, ',' order by created_at, ordinal) from pggit.history \
+                    where object_type = 'table' and change_type = 'CREATE' and via_proxy"
+            ),
             "in_do,in_f,multi1,multi2,ext,pipe1,pipe2,again"
         );
         it.has_statements("create table%", &["CREATE TABLE applied"; 7]);
@@ -280,8 +285,10 @@ fn changes_are_recorded_however_they_are_made() {
             "DROP table public.elder, DROP view public.v, RENAME table public.elder"
         );
         assert_eq!(
-            it.sql("select old_definition ~ 'elder' and new_definition is null from pggit.history \
-                    where object_identity = 'public.elder' and change_type = 'DROP'"),
+            it.sql(
+                "select old_definition ~ 'elder' and new_definition is null from pggit.history \
+                    where object_identity = 'public.elder' and change_type = 'DROP'"
+            ),
             "t"
         );
         // An extension is one change.
@@ -327,7 +334,11 @@ fn sessions_see_nothing_of_the_recording() {
         assert_eq!(it.sql("select count(*) from pggit.history where object_name like 'ser_'"), "2");
         // What says whose change it is cannot be changed.
         let session = client.value("select current_setting('pggit.session')");
-        for sql in ["set pggit.session = 'x'", "select set_config('pggit.session', 'x', false)", "set local pggit.client = 'x'"] {
+        for sql in [
+            "set pggit.session = 'x'",
+            "select set_config('pggit.session', 'x', false)",
+            "set local pggit.client = 'x'",
+        ] {
             assert_eq!(client.error(sql).field(b'C').unwrap(), "42501", "{sql}");
         }
         client.rows("reset all");
@@ -350,13 +361,16 @@ fn every_attempt_is_in_the_statement_log_once() {
         client.error("drop table keep");
         client.error("creat table x ()");
         client.rows("select 1; insert into pggit.freezes (branch, frozen_by, lifted_by, lifted_at) values ('none', 'x', 'x', now())");
-        it.has_statements("%", &[
-            "CREATE ROLE applied",
-            "CREATE ROLE failed 42710",
-            "DROP TABLE failed 42P01",
-            "DROP TABLE refused 42501",
-            " refused 42501",
-        ]);
+        it.has_statements(
+            "%",
+            &[
+                "CREATE ROLE applied",
+                "CREATE ROLE failed 42710",
+                "DROP TABLE failed 42P01",
+                "DROP TABLE refused 42501",
+                " refused 42501",
+            ],
+        );
         assert_eq!(
             it.sql("select verdict, rule, outcome, error, class from pggit.statements where sql = 'drop table keep'"),
             "refuse|no-keep|refused|DROP TABLE refused by rule \"no-keep\"|ddl"
@@ -381,7 +395,10 @@ fn every_attempt_is_in_the_statement_log_once() {
             }
         }
         it.has_statements("create table once%", &["CREATE TABLE applied"; 30]);
-        assert_eq!(it.sql("select count(distinct sql) from pggit.statements where sql like 'create table once%'"), "30");
+        assert_eq!(
+            it.sql("select count(distinct sql) from pggit.statements where sql like 'create table once%'"),
+            "30"
+        );
     });
 }
 
@@ -405,7 +422,8 @@ fn a_dump_is_restored_through_the_proxy() {
             if own.exists() { own } else { name.into() }
         };
         let port = it.proxy.clients.port().to_string();
-        let via = |database: &str| ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-d", database].map(str::to_owned);
+        let via =
+            |database: &str| ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-d", database].map(str::to_owned);
         let dump = Command::new(bin("pg_dump")).args(via(&source)).output().unwrap();
         if !dump.status.success() {
             // A pg_dump older than the server refuses to work; there is none of the server's own here.
@@ -425,7 +443,11 @@ fn a_dump_is_restored_through_the_proxy() {
         // And as one transaction: all or nothing.
         it.proxy.psql(&it.database, "drop table t, p cascade; drop function f, tr; drop materialized view mv; drop type mood; drop domain d; drop extension citext");
         let file = tempfile::NamedTempFile::new().unwrap();
-        let custom = Command::new(bin("pg_dump")).args(via(&source)).arg("-Fc").stdout(Stdio::from(file.reopen().unwrap())).status();
+        let custom = Command::new(bin("pg_dump"))
+            .args(via(&source))
+            .arg("-Fc")
+            .stdout(Stdio::from(file.reopen().unwrap()))
+            .status();
         assert!(custom.unwrap().success());
         let restore = || {
             let mut command = Command::new(bin("pg_restore"));
