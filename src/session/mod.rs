@@ -65,7 +65,7 @@ enum Rest {
 pub struct Env<'a> {
     /// The rules in force.
     pub policy: &'a Policy,
-    /// Whether a change can be recorded now; asked for DDL only.
+    /// Whether a change can be recorded now; asked for DDL and role changes only.
     pub recording: &'a dyn Fn() -> Recording,
     /// Why it cannot, for the error's DETAIL.
     pub broken_because: &'a dyn Fn() -> String,
