@@ -166,6 +166,34 @@ fn rows_are_there_exactly_when_the_change_is() {
 }
 
 #[test]
+fn outcomes_are_right_in_transactions_of_every_shape() {
+    each(|it| {
+        let mut client = it.client();
+        client.rows(
+            "begin; create table f1 (); savepoint \"A b\"; create table f2 (); rollback to savepoint \"A b\"; release \"A b\"; \
+             commit and chain; create table f3 (); rollback and chain; create table f4 (); commit",
+        );
+        // What was committed inside of a text stays, though the text fails; a block takes what stands before it along.
+        client.error("begin; create table f5 (); commit; select 1/0");
+        client.rows("create table f6 (); begin; create table f7 (); rollback; create table f8 ()");
+        // A name used twice means the newer one, and after its release the older one.
+        client.rows(
+            "begin; savepoint s; create table f9 (); savepoint s; create table fa (); release s; rollback to s; commit",
+        );
+        assert_eq!(it.changes("f_"), "CREATE f1, CREATE f4, CREATE f5, CREATE f8");
+        let outcomes =
+            "applied rolled_back rolled_back applied applied rolled_back rolled_back applied rolled_back rolled_back";
+        let wanted: Vec<String> = outcomes.split(' ').map(|outcome| format!("CREATE TABLE {outcome}")).collect();
+        it.has_statements("create table f_ ()", &wanted.iter().map(String::as_str).collect::<Vec<_>>());
+        // The statement log and the server agree on what is there.
+        assert_eq!(
+            it.sql("select string_agg(relname, ',' order by relname) from pg_class where relname ~ '^f.$'"),
+            "f1,f4,f5,f8"
+        );
+    });
+}
+
+#[test]
 fn two_phase_commit_records_when_the_second_phase_comes() {
     each(|it| {
         let mut client = it.client();
