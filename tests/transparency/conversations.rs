@@ -3,46 +3,132 @@
 use super::Talk;
 use crate::support::{self, wire};
 
-pub struct Conversation {
-    pub name: &'static str,
-    pub talk: fn(&mut Talk, &str),
+pub(super) struct Conversation {
+    pub(super) name: &'static str,
+    pub(super) talk: fn(&mut Talk, &str),
 }
 
 /// Run in each database once.
-pub const SCHEMA: &str = "create table t (a int primary key, b text); create table d (a int unique deferrable initially deferred);";
+pub(super) const SCHEMA: &str =
+    "create table t (a int primary key, b text); create table d (a int unique deferrable initially deferred);";
 
 macro_rules! conversations {
     ($($name:ident),* $(,)?) => { &[$(Conversation { name: stringify!($name), talk: $name }),*] };
 }
 
-pub const STARTUP: &[Conversation] = conversations![
-    plain_3_0, plain_3_2, grease, protocol_options, odd_parameters, unknown_parameter, wrong_value, wrong_database, wrong_user,
-    no_user, no_database, options_of_the_server, encryption_then_startup, encryption_twice, other_major,
-    no_terminator, no_parameters, too_short, longest_startup, statement_behind_startup, nothing_at_all,
+pub(super) const GROUPS: &[(&str, &[Conversation])] = &[
+    ("startup", STARTUP),
+    ("simple", SIMPLE),
+    ("extended", EXTENDED),
+    ("copy", COPY),
+    ("big", BIG),
+    ("rest", OTHER),
+    ("replication", REPLICATION),
+    ("encodings", ENCODINGS),
 ];
-pub const SIMPLE: &[Conversation] = conversations![
-    several_statements, nothing_to_do, syntax_errors, errors_midway, transactions, notices, ddl_in_all_ways, settings,
-    discard_all, cursors, prepared_in_sql, do_blocks, comments_and_quotes, other_strings, broken_messages,
-    text_without_end, text_with_tail, long_names,
+
+const STARTUP: &[Conversation] = conversations![
+    plain_3_0,
+    plain_3_2,
+    grease,
+    protocol_options,
+    odd_parameters,
+    unknown_parameter,
+    wrong_value,
+    wrong_database,
+    wrong_user,
+    no_user,
+    no_database,
+    options_of_the_server,
+    encryption_then_startup,
+    encryption_twice,
+    other_major,
+    no_terminator,
+    no_parameters,
+    too_short,
+    longest_startup,
+    statement_behind_startup,
+    nothing_at_all,
 ];
-pub const EXTENDED: &[Conversation] = conversations![
-    unnamed, named, described, portals_in_parts, parameters_of_all_sorts, errors_at_each_step, deferred_constraint,
-    query_in_a_batch, pipeline_of_hundreds, transactions_in_a_pipeline, closed_twice, several_in_parse, ddl_extended,
-    flushes, skipped_until_sync, portal_named, empty_statement, begin_fails_later, unknown_names, bad_binds,
+const SIMPLE: &[Conversation] = conversations![
+    several_statements,
+    nothing_to_do,
+    syntax_errors,
+    errors_midway,
+    transactions,
+    notices,
+    ddl_in_all_ways,
+    settings,
+    discard_all,
+    cursors,
+    prepared_in_sql,
+    do_blocks,
+    comments_and_quotes,
+    other_strings,
+    broken_messages,
+    text_without_end,
+    text_with_tail,
+    long_names,
 ];
-pub const COPY: &[Conversation] = conversations![
-    copy_out, copy_in, copy_in_one_byte_frames, copy_fails_by_client, copy_fails_by_row, copy_extended,
-    copy_early_sync, copy_extended_row_fails, copy_extended_client_fails, copy_between_statements, copy_query_inside,
-    stray_copy_messages, copy_flush_inside, copy_abandoned,
+const EXTENDED: &[Conversation] = conversations![
+    unnamed,
+    named,
+    described,
+    portals_in_parts,
+    parameters_of_all_sorts,
+    errors_at_each_step,
+    deferred_constraint,
+    query_in_a_batch,
+    pipeline_of_hundreds,
+    transactions_in_a_pipeline,
+    closed_twice,
+    several_in_parse,
+    ddl_extended,
+    flushes,
+    skipped_until_sync,
+    portal_named,
+    empty_statement,
+    begin_fails_later,
+    unknown_names,
+    bad_binds,
 ];
-pub const BIG: &[Conversation] = conversations![copy_in_big_frames];
-pub const OTHER: &[Conversation] = conversations![
-    notify_self, function_calls, large_objects, prepared_transactions, unknown_message, absurd_length,
-    negative_length, terminate_midway, half_close_midway, statement_timeout, savepoints, sql_level_errors, password_in_the_open,
-    cancel_of_own, explain_all, ddl_that_cannot_be_in_a_transaction,
+const COPY: &[Conversation] = conversations![
+    copy_out,
+    copy_in,
+    copy_in_one_byte_frames,
+    copy_fails_by_client,
+    copy_fails_by_row,
+    copy_extended,
+    copy_early_sync,
+    copy_extended_row_fails,
+    copy_extended_client_fails,
+    copy_between_statements,
+    copy_query_inside,
+    stray_copy_messages,
+    copy_flush_inside,
+    copy_abandoned,
 ];
-pub const REPLICATION: &[Conversation] = conversations![physical, logical, slots];
-pub const ENCODINGS: &[Conversation] = conversations![latin1, sjis, bytes_that_are_no_utf8, big5_and_gbk];
+const BIG: &[Conversation] = conversations![copy_in_big_frames];
+const OTHER: &[Conversation] = conversations![
+    notify_self,
+    function_calls,
+    large_objects,
+    prepared_transactions,
+    unknown_message,
+    absurd_length,
+    negative_length,
+    terminate_midway,
+    half_close_midway,
+    statement_timeout,
+    savepoints,
+    sql_level_errors,
+    password_in_the_open,
+    cancel_of_own,
+    explain_all,
+    ddl_that_cannot_be_in_a_transaction,
+];
+const REPLICATION: &[Conversation] = conversations![physical, logical, slots];
+const ENCODINGS: &[Conversation] = conversations![latin1, sjis, bytes_that_are_no_utf8, big5_and_gbk];
 
 fn login(talk: &mut Talk, database: &str) {
     start(talk, wire::V3_0, &[("user", "postgres"), ("database", database), ("application_name", "test")]);
@@ -67,12 +153,20 @@ fn plain_3_2(talk: &mut Talk, database: &str) {
 }
 
 fn grease(talk: &mut Talk, database: &str) {
-    start(talk, (3 << 16) | 9999, &[("user", "postgres"), ("database", database), ("_pq_.test_protocol_negotiation", "")]);
+    start(
+        talk,
+        (3 << 16) | 9999,
+        &[("user", "postgres"), ("database", database), ("_pq_.test_protocol_negotiation", "")],
+    );
     talk.query("select 1");
 }
 
 fn protocol_options(talk: &mut Talk, database: &str) {
-    start(talk, wire::V3_2, &[("_pq_.x", "1"), ("user", "postgres"), ("_pq_.y", ""), ("database", database), ("_pq_.z", "z")]);
+    start(
+        talk,
+        wire::V3_2,
+        &[("_pq_.x", "1"), ("user", "postgres"), ("_pq_.y", ""), ("database", database), ("_pq_.z", "z")],
+    );
     talk.query("select 1");
 }
 
@@ -134,8 +228,6 @@ fn options_of_the_server(talk: &mut Talk, database: &str) {
 }
 
 fn encryption_then_startup(talk: &mut Talk, database: &str) {
-    talk.send(&wire::gss_request());
-    talk.byte();
     talk.send(&wire::ssl_request());
     talk.byte();
     login(talk, database);
@@ -217,7 +309,9 @@ fn without_versions(talk: &mut Talk) {
 
 fn several_statements(talk: &mut Talk, database: &str) {
     login(talk, database);
-    talk.query("select 1; select 'a', null, ''; values (1), (2), (3); insert into t values (1, 'x'); table t; delete from t");
+    talk.query(
+        "select 1; select 'a', null, ''; values (1), (2), (3); insert into t values (1, 'x'); table t; delete from t",
+    );
     talk.query("select 1;; ; select 2;");
     talk.query("select from t; select");
 }
@@ -258,9 +352,21 @@ fn errors_midway(talk: &mut Talk, database: &str) {
 fn transactions(talk: &mut Talk, database: &str) {
     login(talk, database);
     for text in [
-        "begin", "begin", "select 1", "selct", "select 1", "savepoint a", "commit", "commit", "rollback",
-        "begin; insert into t values (1, 'x'); rollback; select count(*) from t", "start transaction read only",
-        "insert into t values (1, 'x')", "rollback and chain", "abort", "begin isolation level serializable; select 1; end",
+        "begin",
+        "begin",
+        "select 1",
+        "selct",
+        "select 1",
+        "savepoint a",
+        "commit",
+        "commit",
+        "rollback",
+        "begin; insert into t values (1, 'x'); rollback; select count(*) from t",
+        "start transaction read only",
+        "insert into t values (1, 'x')",
+        "rollback and chain",
+        "abort",
+        "begin isolation level serializable; select 1; end",
     ] {
         talk.query(text);
     }
@@ -269,8 +375,12 @@ fn transactions(talk: &mut Talk, database: &str) {
 fn notices(talk: &mut Talk, database: &str) {
     login(talk, database);
     talk.query("drop table if exists no_such_table; drop view if exists no_such_view");
-    talk.query("do $$ begin raise notice 'n'; raise warning 'w' using detail = 'd', hint = 'h'; raise info 'i'; end $$");
-    talk.query("do $$ begin raise exception 'e' using errcode = 'XX123', detail = 'd', hint = 'h', column = 'c'; end $$");
+    talk.query(
+        "do $$ begin raise notice 'n'; raise warning 'w' using detail = 'd', hint = 'h'; raise info 'i'; end $$",
+    );
+    talk.query(
+        "do $$ begin raise exception 'e' using errcode = 'XX123', detail = 'd', hint = 'h', column = 'c'; end $$",
+    );
     talk.query("set client_min_messages = debug1; select 1; reset client_min_messages");
 }
 
@@ -290,11 +400,24 @@ fn ddl_in_all_ways(talk: &mut Talk, database: &str) {
 fn settings(talk: &mut Talk, database: &str) {
     login(talk, database);
     for text in [
-        "set application_name = 'other'", "show application_name", "set datestyle = 'SQL, DMY'", "reset datestyle",
-        "set timezone = 'Europe/Berlin'", "set local work_mem = '1MB'", "begin; set local search_path = x; rollback",
-        "set standard_conforming_strings = off", "select 'a\\'b'", "reset all", "set role postgres", "reset role",
-        "set session authorization default", "select set_config('search_path', 'pg_catalog', false)", "show all_the_things",
-        "set intervalstyle = iso_8601", "set default_transaction_read_only = on", "set default_transaction_read_only = off",
+        "set application_name = 'other'",
+        "show application_name",
+        "set datestyle = 'SQL, DMY'",
+        "reset datestyle",
+        "set timezone = 'Europe/Berlin'",
+        "set local work_mem = '1MB'",
+        "begin; set local search_path = x; rollback",
+        "set standard_conforming_strings = off",
+        "select 'a\\'b'",
+        "reset all",
+        "set role postgres",
+        "reset role",
+        "set session authorization default",
+        "select set_config('search_path', 'pg_catalog', false)",
+        "show all_the_things",
+        "set intervalstyle = iso_8601",
+        "set default_transaction_read_only = on",
+        "set default_transaction_read_only = off",
     ] {
         talk.query(text);
     }
@@ -307,7 +430,9 @@ fn discard_all(talk: &mut Talk, database: &str) {
     talk.query("discard all");
     talk.query("execute p");
     talk.ask(&[wire::bind("", "s1", &[]), wire::execute("", 0), wire::sync()].concat());
-    talk.ask(&[wire::parse("s1", "select 2", &[]), wire::bind("", "s1", &[]), wire::execute("", 0), wire::sync()].concat());
+    talk.ask(
+        &[wire::parse("s1", "select 2", &[]), wire::bind("", "s1", &[]), wire::execute("", 0), wire::sync()].concat(),
+    );
     talk.query("deallocate all; select 1");
     talk.ask(&[wire::bind("", "s1", &[]), wire::sync()].concat());
 }
@@ -337,7 +462,8 @@ fn do_blocks(talk: &mut Talk, database: &str) {
     talk.query("begin; do $x$ begin commit; end $x$");
     talk.query("rollback");
     talk.query("create procedure x_p() language plpgsql as $$ begin create table x_pt (a int); commit; drop table x_pt; end $$");
-    talk.query("call x_p(); drop procedure x_p()");
+    talk.query("call x_p()");
+    talk.query("drop procedure x_p()");
     talk.query("call x_p()");
 }
 
@@ -415,7 +541,10 @@ fn named(talk: &mut Talk, database: &str) {
     login(talk, database);
     talk.ask(&[wire::parse("s", "select $1::text", &[]), wire::sync()].concat());
     for value in ["a", "", "it's"] {
-        talk.ask(&[wire::bind("", "s", &[Some(value)]), wire::describe(b'P', ""), wire::execute("", 0), wire::sync()].concat());
+        talk.ask(
+            &[wire::bind("", "s", &[Some(value)]), wire::describe(b'P', ""), wire::execute("", 0), wire::sync()]
+                .concat(),
+        );
     }
     talk.ask(&[wire::parse("s", "select 1", &[]), wire::sync()].concat());
     talk.ask(&[wire::close(b'S', "s"), wire::parse("s", "select 1", &[]), wire::sync()].concat());
@@ -424,7 +553,14 @@ fn named(talk: &mut Talk, database: &str) {
 
 fn described(talk: &mut Talk, database: &str) {
     login(talk, database);
-    for text in ["select a, b from t where a = $1", "insert into t values ($1, $2)", "", "create table x_n (a int)", "show all", "select"] {
+    for text in [
+        "select a, b from t where a = $1",
+        "insert into t values ($1, $2)",
+        "",
+        "create table x_n (a int)",
+        "show all",
+        "select",
+    ] {
         talk.ask(&[wire::parse("", text, &[]), wire::describe(b'S', ""), wire::sync()].concat());
     }
     talk.ask(&[wire::parse("", "select $1", &[25]), wire::describe(b'S', ""), wire::sync()].concat());
@@ -433,7 +569,9 @@ fn described(talk: &mut Talk, database: &str) {
 
 fn portals_in_parts(talk: &mut Talk, database: &str) {
     login(talk, database);
-    let begin = [wire::parse("", "select generate_series(1, 10)", &[]), wire::bind("p", "", &[]), wire::execute("p", 3)].concat();
+    let begin =
+        [wire::parse("", "select generate_series(1, 10)", &[]), wire::bind("p", "", &[]), wire::execute("p", 3)]
+            .concat();
     talk.send(&[begin, wire::flush()].concat());
     talk.until(b's');
     talk.send(&[wire::execute("p", 3), wire::flush()].concat());
@@ -441,7 +579,15 @@ fn portals_in_parts(talk: &mut Talk, database: &str) {
     talk.ask(&[wire::execute("p", 0), wire::execute("p", 0), wire::sync()].concat());
     talk.ask(&[wire::execute("p", 0), wire::sync()].concat());
     talk.query("begin");
-    talk.ask(&[wire::parse("", "select generate_series(1, 4)", &[]), wire::bind("q", "", &[]), wire::execute("q", 1), wire::sync()].concat());
+    talk.ask(
+        &[
+            wire::parse("", "select generate_series(1, 4)", &[]),
+            wire::bind("q", "", &[]),
+            wire::execute("q", 1),
+            wire::sync(),
+        ]
+        .concat(),
+    );
     talk.query("select 'between'");
     talk.ask(&[wire::execute("q", 2), wire::sync()].concat());
     talk.ask(&[wire::close(b'P', "q"), wire::execute("q", 2), wire::sync()].concat());
@@ -450,14 +596,18 @@ fn portals_in_parts(talk: &mut Talk, database: &str) {
 
 fn parameters_of_all_sorts(talk: &mut Talk, database: &str) {
     login(talk, database);
-    talk.ask(&wire::extended("select $1::int, $2::text, $3::bool, $4::numeric, $5::bytea, $6::int[]", &[
-        None, Some("\u{e4}\u{1f600}"), Some("t"), Some("1e100"), Some("\\x00ff"), Some("{1,NULL,3}"),
-    ]));
+    talk.ask(&wire::extended(
+        "select $1::int, $2::text, $3::bool, $4::numeric, $5::bytea, $6::int[]",
+        &[None, Some("\u{e4}\u{1f600}"), Some("t"), Some("1e100"), Some("\\x00ff"), Some("{1,NULL,3}")],
+    ));
     talk.ask(&wire::extended("select $1::int", &[Some("no number")]));
     // Binary parameters and results.
     let mut bind = b"\0\0".to_vec();
     bind.extend_from_slice(&[0, 1, 0, 1, 0, 1, 0, 0, 0, 4, 0, 0, 1, 0, 0, 1, 0, 1]);
-    talk.ask(&[wire::parse("", "select $1::int4", &[]), wire::frame(b'B', &bind), wire::execute("", 0), wire::sync()].concat());
+    talk.ask(
+        &[wire::parse("", "select $1::int4", &[]), wire::frame(b'B', &bind), wire::execute("", 0), wire::sync()]
+            .concat(),
+    );
     let many: Vec<String> = (1..=1000).map(|n| format!("${n}::int")).collect();
     let values = vec![Some("1"); 1000];
     talk.ask(&wire::extended(&format!("select {}", many.join(" + ")), &values));
@@ -485,8 +635,14 @@ fn deferred_constraint(talk: &mut Talk, database: &str) {
     talk.query("insert into d values (1), (1)");
     talk.query("begin; insert into d values (1), (1); select 1; commit; select 2");
     let batch = [
-        wire::parse("", "insert into d values (2)", &[]), wire::bind("", "", &[]), wire::execute("", 0), wire::execute("", 0),
-        wire::bind("", "", &[]), wire::execute("", 0), wire::sync(), wire::query("select count(*) from d"),
+        wire::parse("", "insert into d values (2)", &[]),
+        wire::bind("", "", &[]),
+        wire::execute("", 0),
+        wire::execute("", 0),
+        wire::bind("", "", &[]),
+        wire::execute("", 0),
+        wire::sync(),
+        wire::query("select count(*) from d"),
     ];
     talk.ask(&batch.concat());
     talk.until(b'Z');
@@ -496,7 +652,9 @@ fn deferred_constraint(talk: &mut Talk, database: &str) {
 
 fn query_in_a_batch(talk: &mut Talk, database: &str) {
     login(talk, database);
-    let insert = [wire::parse("s", "insert into t values (1, 'x')", &[]), wire::bind("p", "s", &[]), wire::execute("p", 0)].concat();
+    let insert =
+        [wire::parse("s", "insert into t values (1, 'x')", &[]), wire::bind("p", "s", &[]), wire::execute("p", 0)]
+            .concat();
     talk.ask(&[insert.clone(), wire::query("select count(*) from t")].concat());
     talk.ask(&wire::sync());
     talk.query("select count(*) from t; delete from t; deallocate all");
@@ -530,7 +688,16 @@ fn pipeline_of_hundreds(talk: &mut Talk, database: &str) {
 fn transactions_in_a_pipeline(talk: &mut Talk, database: &str) {
     login(talk, database);
     let one = |sql: &str| [wire::parse("", sql, &[]), wire::bind("", "", &[]), wire::execute("", 0)].concat();
-    let all = ["begin", "create table x_tp (a int)", "savepoint a", "drop table x_tp", "rollback to a", "insert into x_tp values (1)", "commit", "drop table x_tp"];
+    let all = [
+        "begin",
+        "create table x_tp (a int)",
+        "savepoint a",
+        "drop table x_tp",
+        "rollback to a",
+        "insert into x_tp values (1)",
+        "commit",
+        "drop table x_tp",
+    ];
     let batch: Vec<u8> = all.iter().flat_map(|sql| one(sql)).collect();
     talk.ask(&[batch, wire::sync()].concat());
     talk.ask(&[one("begin"), one("selct"), one("commit"), wire::sync(), one("select 1"), wire::sync()].concat());
@@ -542,7 +709,9 @@ fn transactions_in_a_pipeline(talk: &mut Talk, database: &str) {
 
 fn closed_twice(talk: &mut Talk, database: &str) {
     login(talk, database);
-    let close = [wire::close(b'S', "nothing"), wire::close(b'P', "nothing"), wire::close(b'S', ""), wire::close(b'P', "")].concat();
+    let close =
+        [wire::close(b'S', "nothing"), wire::close(b'P', "nothing"), wire::close(b'S', ""), wire::close(b'P', "")]
+            .concat();
     talk.ask(&[close, wire::sync()].concat());
 }
 
@@ -556,7 +725,12 @@ fn several_in_parse(talk: &mut Talk, database: &str) {
 fn ddl_extended(talk: &mut Talk, database: &str) {
     login(talk, database);
     talk.ask(&wire::extended("create table x_e (a int)", &[]));
-    let twice = [wire::parse("s", "alter table x_e add b int", &[]), wire::bind("", "s", &[]), wire::execute("", 0), wire::sync()];
+    let twice = [
+        wire::parse("s", "alter table x_e add b int", &[]),
+        wire::bind("", "s", &[]),
+        wire::execute("", 0),
+        wire::sync(),
+    ];
     talk.ask(&twice.concat());
     talk.ask(&[wire::bind("", "s", &[]), wire::execute("", 0), wire::sync()].concat());
     talk.ask(&wire::extended("drop table x_e", &[]));
@@ -585,14 +759,18 @@ fn skipped_until_sync(talk: &mut Talk, database: &str) {
     talk.until(b'Z');
     talk.send(&wire::parse("", "selct", &[]));
     talk.until(b'E');
-    talk.send(&[wire::query("select 3"), wire::flush(), wire::copy_done(), wire::copy_fail("x"), wire::parse("", "x", &[])].concat());
+    talk.send(
+        &[wire::query("select 3"), wire::flush(), wire::copy_done(), wire::copy_fail("x"), wire::parse("", "x", &[])]
+            .concat(),
+    );
     talk.ask(&wire::sync());
     talk.query("select 4");
 }
 
 fn portal_named(talk: &mut Talk, database: &str) {
     login(talk, database);
-    let p = [wire::parse("", "select 1", &[]), wire::bind("p", "", &[]), wire::bind("p", "", &[]), wire::sync()].concat();
+    let p =
+        [wire::parse("", "select 1", &[]), wire::bind("p", "", &[]), wire::bind("p", "", &[]), wire::sync()].concat();
     talk.ask(&p);
     talk.query("begin; declare c cursor for select 7");
     talk.ask(&[wire::execute("c", 0), wire::describe(b'P', "c"), wire::sync()].concat());
@@ -620,13 +798,22 @@ fn unknown_names(talk: &mut Talk, database: &str) {
     login(talk, database);
     let name = "\u{e4}'\"\\ ".repeat(30);
     talk.ask(&[wire::bind(&name, &name, &[]), wire::sync()].concat());
-    talk.ask(&[wire::parse(&name, "select 1", &[]), wire::bind(&name, &name, &[]), wire::execute(&name, 0), wire::sync()].concat());
+    talk.ask(
+        &[wire::parse(&name, "select 1", &[]), wire::bind(&name, &name, &[]), wire::execute(&name, 0), wire::sync()]
+            .concat(),
+    );
 }
 
 fn bad_binds(talk: &mut Talk, database: &str) {
     login(talk, database);
     talk.ask(&[wire::parse("s", "select $1::int", &[]), wire::sync()].concat());
-    for body in [&b"\0s\0\0\0\0\x01"[..], b"\0s\0\0\0\0\x01\0\0\0\x09abc", b"\0s\0\0\x05\0\x01", b"\0s", b"\0s\0\xff\xff\xff\xff"] {
+    for body in [
+        &b"\0s\0\0\0\0\x01"[..],
+        b"\0s\0\0\0\0\x01\0\0\0\x09abc",
+        b"\0s\0\0\x05\0\x01",
+        b"\0s",
+        b"\0s\0\xff\xff\xff\xff",
+    ] {
         talk.ask(&[wire::frame(b'B', body), wire::sync()].concat());
     }
 }
@@ -685,16 +872,36 @@ fn copy_fails_by_row(talk: &mut Talk, database: &str) {
     copy_rows(talk, &[wire::copy_data(b"no number\tone\n"), wire::copy_data(b"2\ttwo\n"), wire::copy_done()]);
     talk.query("select count(*) from t");
     // The whole COPY sent without waiting.
-    talk.ask(&[wire::query("copy t from stdin"), wire::copy_data(b"x\ty\n"), wire::copy_done(), wire::query("select 1")].concat());
+    talk.ask(
+        &[wire::query("copy t from stdin"), wire::copy_data(b"x\ty\n"), wire::copy_done(), wire::query("select 1")]
+            .concat(),
+    );
     talk.until(b'Z');
-    talk.ask(&[wire::query("copy no_such from stdin"), wire::copy_data(b"x\ty\n"), wire::copy_done(), wire::query("select 2")].concat());
+    talk.ask(
+        &[
+            wire::query("copy no_such from stdin"),
+            wire::copy_data(b"x\ty\n"),
+            wire::copy_done(),
+            wire::query("select 2"),
+        ]
+        .concat(),
+    );
     talk.until(b'Z');
     talk.query("select 3");
 }
 
 fn copy_extended(talk: &mut Talk, database: &str) {
     login(talk, database);
-    talk.send(&[wire::parse("", "copy t from stdin", &[]), wire::bind("", "", &[]), wire::describe(b'P', ""), wire::execute("", 0), wire::flush()].concat());
+    talk.send(
+        &[
+            wire::parse("", "copy t from stdin", &[]),
+            wire::bind("", "", &[]),
+            wire::describe(b'P', ""),
+            wire::execute("", 0),
+            wire::flush(),
+        ]
+        .concat(),
+    );
     talk.until(b'G');
     talk.ask(&[wire::copy_data(b"1\tone\n"), wire::copy_done(), wire::sync()].concat());
     talk.query("delete from t");
@@ -708,7 +915,16 @@ fn copy_early_sync(talk: &mut Talk, database: &str) {
     talk.send(&[wire::copy_data(b"1\tone\n"), wire::sync(), wire::flush(), wire::copy_done(), wire::sync()].concat());
     talk.until(b'Z');
     talk.query("select count(*) from t; delete from t");
-    talk.send(&[wire::extended("copy t from stdin", &[]), wire::copy_data(b"1\tone\n"), wire::copy_done(), wire::sync(), wire::query("delete from t")].concat());
+    talk.send(
+        &[
+            wire::extended("copy t from stdin", &[]),
+            wire::copy_data(b"1\tone\n"),
+            wire::copy_done(),
+            wire::sync(),
+            wire::query("delete from t"),
+        ]
+        .concat(),
+    );
     talk.until(b'Z');
     talk.until(b'Z');
     talk.query("select 1");
@@ -754,7 +970,17 @@ fn stray_copy_messages(talk: &mut Talk, database: &str) {
     login(talk, database);
     talk.send(&[wire::copy_data(b"1\tone\n"), wire::copy_done(), wire::copy_fail("x")].concat());
     talk.query("select 1");
-    talk.ask(&[wire::parse("", "select 1", &[]), wire::copy_done(), wire::bind("", "", &[]), wire::copy_fail("x"), wire::execute("", 0), wire::sync()].concat());
+    talk.ask(
+        &[
+            wire::parse("", "select 1", &[]),
+            wire::copy_done(),
+            wire::bind("", "", &[]),
+            wire::copy_fail("x"),
+            wire::execute("", 0),
+            wire::sync(),
+        ]
+        .concat(),
+    );
 }
 
 fn copy_flush_inside(talk: &mut Talk, database: &str) {
@@ -803,7 +1029,13 @@ fn function_calls(talk: &mut Talk, database: &str) {
     talk.ask(&call(1, &[]));
     talk.ask(&wire::frame(b'F', b"\0"));
     talk.query("begin");
-    talk.ask(&[call(154, &[&1i32.to_be_bytes(), &0i32.to_be_bytes()]), call(177, &[&1i32.to_be_bytes(), &2i32.to_be_bytes()])].concat());
+    talk.ask(
+        &[
+            call(154, &[&1i32.to_be_bytes(), &0i32.to_be_bytes()]),
+            call(177, &[&1i32.to_be_bytes(), &2i32.to_be_bytes()]),
+        ]
+        .concat(),
+    );
     talk.until(b'Z');
     talk.query("rollback");
 }
@@ -820,8 +1052,10 @@ fn large_objects(talk: &mut Talk, database: &str) {
 
 fn prepared_transactions(talk: &mut Talk, database: &str) {
     login(talk, database);
-    let gid = format!("x_{database}");
-    talk.query(&format!("begin; insert into t values (1, 'x'); create table x_2pc (a int); prepare transaction '{gid}'"));
+    let gid = format!("x_{}", talk.label);
+    talk.query(&format!(
+        "begin; insert into t values (1, 'x'); create table x_2pc (a int); prepare transaction '{gid}'"
+    ));
     talk.query(&format!("rollback prepared '{gid}'"));
     talk.query(&format!("begin; insert into t values (1, 'x'); prepare transaction '{gid}'"));
     talk.query(&format!("commit prepared '{gid}'; "));
@@ -954,8 +1188,8 @@ fn physical(talk: &mut Talk, _: &str) {
     talk.query("BASE_BACKUP (LABEL");
     talk.query("CREATE_REPLICATION_SLOT x_tmp TEMPORARY PHYSICAL");
     talk.query("DROP_REPLICATION_SLOT x_tmp");
-    talk.send(&[wire::parse("", "select 1", &[]), wire::sync()].concat());
-    talk.end();
+    talk.ask(&[wire::parse("", "select 1", &[]), wire::sync()].concat());
+    talk.query("SHOW work_mem");
 }
 
 fn logical(talk: &mut Talk, database: &str) {
@@ -973,7 +1207,7 @@ fn logical(talk: &mut Talk, database: &str) {
 
 fn slots(talk: &mut Talk, database: &str) {
     start(talk, wire::V3_2, &[("user", "postgres"), ("database", database), ("replication", "database")]);
-    let slot = format!("x_{database}");
+    let slot = format!("x_{}", talk.label);
     talk.query(&format!("CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL test_decoding NOEXPORT_SNAPSHOT"));
     let made = talk.heard.iter().rposition(|message| message.tag == b'D');
     // Where it starts in the log is another place each time.
@@ -1007,7 +1241,10 @@ fn sjis(talk: &mut Talk, database: &str) {
     talk.ask(&raw_query(b"set standard_conforming_strings = off"));
     talk.ask(&raw_query(b"select '\x95\x5c'; select '\x83\x5c; drop table t'; select 3"));
     talk.ask(&raw_query(b"selct '\x95\x5c'"));
-    talk.ask(&[wire::frame(b'P', b"\0select '\x95\x5c'\0\0\0"), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()].concat());
+    talk.ask(
+        &[wire::frame(b'P', b"\0select '\x95\x5c'\0\0\0"), wire::bind("", "", &[]), wire::execute("", 0), wire::sync()]
+            .concat(),
+    );
 }
 
 fn bytes_that_are_no_utf8(talk: &mut Talk, database: &str) {
@@ -1029,7 +1266,12 @@ fn bytes_that_are_no_utf8(talk: &mut Talk, database: &str) {
 
 fn big5_and_gbk(talk: &mut Talk, database: &str) {
     login(talk, database);
-    for (encoding, text) in [("big5", &b"select '\xa5\x5c\xb3\x5c'; select 2"[..]), ("gbk", b"select '\x81\x5c'; select 2"), ("gb18030", b"select '\x81\x30\x81\x30'; select 2"), ("uhc", b"select '\xb0\xa1'; select 2")] {
+    for (encoding, text) in [
+        ("big5", &b"select '\xa5\x5c\xb3\x5c'; select 2"[..]),
+        ("gbk", b"select '\x81\x5c'; select 2"),
+        ("gb18030", b"select '\x81\x30\x81\x30'; select 2"),
+        ("uhc", b"select '\xb0\xa1'; select 2"),
+    ] {
         talk.query(&format!("set client_encoding = {encoding}"));
         talk.ask(&raw_query(text));
     }
