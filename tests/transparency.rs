@@ -69,14 +69,16 @@ struct Talk {
     cut: Cut,
     /// The database's own name, for names that are shared by a whole server.
     label: String,
+    /// As it is called from here.
+    database: String,
     heard: Vec<Message>,
 }
 
 impl Talk {
-    fn open(address: SocketAddr, cut: Cut, label: &str) -> Self {
+    fn open(address: SocketAddr, cut: Cut, label: &str, database: &str) -> Self {
         let wire = Wire::open(address);
         wire.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        Self { wire, address, cut, label: label.to_owned(), heard: Vec::new() }
+        Self { wire, address, cut, label: label.to_owned(), database: database.to_owned(), heard: Vec::new() }
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -144,11 +146,12 @@ impl Talk {
 }
 
 /// Holds a conversation; what was heard, without what differs from one time to the next.
-fn hold(talk: &mut Talk, conversation: &Conversation, database: &str) -> Vec<Message> {
-    let talking = AssertUnwindSafe(|| (conversation.talk)(talk, database));
+fn hold(talk: &mut Talk, conversation: &Conversation) -> Vec<Message> {
+    let database = talk.database.clone();
+    let talking = AssertUnwindSafe(|| (conversation.talk)(talk, &database));
     if catch_unwind(talking).is_err() {
         // It waited in vain, most likely; what came before is compared all the same.
-        talk.heard.push(Message { tag: b'!', body: b"hangs".to_vec() });
+        talk.heard.push(Message { tag: b'!', body: conversation.name.into() });
     }
     let mut heard = support::normalised(&talk.heard);
     heard.iter_mut().filter(|message| message.tag == b'T').for_each(without_oids);
@@ -183,12 +186,12 @@ fn all_the_same(group: &str, cuts: &[Cut]) {
         let unmanaged = (format!("{UNMANAGED}_{group}"), format!("{UNMANAGED}_{group}"));
         for (database, through) in [branch, unmanaged] {
             for conversation in conversations {
-                let mut talk = Talk::open(place.server.address, Cut::Whole, &database);
-                let heard = hold(&mut talk, conversation, &database);
+                let mut talk = Talk::open(place.server.address, Cut::Whole, &database, &database);
+                let heard = hold(&mut talk, conversation);
                 drop(talk);
                 for cut in cuts {
-                    let mut talk = Talk::open(place.proxy.clients, *cut, &database);
-                    if let Some(problem) = difference(&heard, &hold(&mut talk, conversation, &through)) {
+                    let mut talk = Talk::open(place.proxy.clients, *cut, &database, &through);
+                    if let Some(problem) = difference(&heard, &hold(&mut talk, conversation)) {
                         let (name, version) = (conversation.name, place.server.version.0);
                         problems.push(format!("{name} on {version} in {through}, {cut:?}: {problem}"));
                     }

@@ -79,6 +79,9 @@ const EXTENDED: &[Conversation] = conversations![
     errors_at_each_step,
     deferred_constraint,
     query_in_a_batch,
+    failing_query_in_a_batch,
+    ddl_in_a_batch,
+    query_skipped_in_a_batch,
     pipeline_of_hundreds,
     transactions_in_a_pipeline,
     closed_twice,
@@ -650,20 +653,47 @@ fn deferred_constraint(talk: &mut Talk, database: &str) {
     talk.query("table x_def");
 }
 
+const INSERT: &str = "insert into t values (1, 'x')";
+
+fn insert_without_sync() -> Vec<u8> {
+    [wire::parse("s", INSERT, &[]), wire::bind("p", "s", &[]), wire::execute("p", 0)].concat()
+}
+
+/// Versions differ in how many answers there are: read them all.
+fn all_answers(talk: &mut Talk, messages: &[Vec<u8>]) {
+    talk.send(&messages.concat());
+    talk.send(&wire::terminate());
+    talk.end();
+    talk.another(&talk.database.clone()).rows("delete from t");
+}
+
 fn query_in_a_batch(talk: &mut Talk, database: &str) {
     login(talk, database);
-    let insert =
-        [wire::parse("s", "insert into t values (1, 'x')", &[]), wire::bind("p", "s", &[]), wire::execute("p", 0)]
-            .concat();
-    talk.ask(&[insert.clone(), wire::query("select count(*) from t")].concat());
-    talk.ask(&wire::sync());
-    talk.query("select count(*) from t; delete from t; deallocate all");
-    talk.ask(&[insert, wire::query("selct")].concat());
-    talk.ask(&wire::sync());
-    talk.query("rollback; delete from t; deallocate all");
-    // A Query after an error of the batch is skipped with the rest.
-    talk.ask(&[wire::parse("", "selct", &[]), wire::query("create table x_skipped (a int)"), wire::sync()].concat());
-    talk.query("table x_skipped");
+    all_answers(
+        talk,
+        &[insert_without_sync(), wire::query("select count(*) from t"), wire::sync(), wire::query("table t")],
+    );
+}
+
+fn failing_query_in_a_batch(talk: &mut Talk, database: &str) {
+    login(talk, database);
+    all_answers(
+        talk,
+        &[insert_without_sync(), wire::query("selct"), wire::query("table t"), wire::sync(), wire::query("table t")],
+    );
+}
+
+fn ddl_in_a_batch(talk: &mut Talk, database: &str) {
+    login(talk, database);
+    let ddl = [wire::query("create table x_b (a int)"), wire::query("drop table x_b"), wire::sync()].concat();
+    all_answers(talk, &[insert_without_sync(), ddl, wire::query("rollback; drop table if exists x_b")]);
+}
+
+/// A Query after an error of the batch is skipped with the rest.
+fn query_skipped_in_a_batch(talk: &mut Talk, database: &str) {
+    login(talk, database);
+    let skipped = [wire::parse("", "selct", &[]), wire::query("create table x_skipped (a int)"), wire::sync()].concat();
+    all_answers(talk, &[skipped, wire::query("table x_skipped")]);
 }
 
 fn pipeline_of_hundreds(talk: &mut Talk, database: &str) {
