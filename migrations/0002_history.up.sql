@@ -65,10 +65,10 @@ RETURN CASE WHEN pg_catalog.current_setting('role') = 'none' THEN SESSION_USER::
 -- Passwords in a text (user mappings, foreign servers, connection strings of subscriptions) are not kept.
 CREATE FUNCTION pggit.without_secrets(query text) RETURNS text LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN query ~* 'passw|secret|token'
-            -- First password=… inside a connection string, where quotes are doubled, then password '…' as an option.
+            -- First password=... inside a connection string, where quotes are doubled, then password '...' as an option.
             THEN pg_catalog.regexp_replace(pg_catalog.regexp_replace(query,
-                     '(passw|secret|token)([a-z_]*\s*=\s*)([^''"\s][^''\s]*|''''([^'']|\\'''')*'''')', '\1\2…', 'gi'),
-                     '(passw|secret|token)([a-z_]*"?\s*=?\s*)(E?''([^'']|'''')*''|\$(\w*)\$.*?\$\5\$)', '\1\2''…''', 'gi')
+                     '(passw|secret|token)([a-z_]*\s*=\s*)([^''"\s][^''\s]*|''''([^'']|\\'''')*'''')', '\1\2...', 'gi'),
+                     '(passw|secret|token)([a-z_]*"?\s*=?\s*)(E?''([^'']|'''')*''|\$(\w*)\$.*?\$\5\$)', '\1\2''...''', 'gi')
             ELSE query END;
 
 -- 64 Ki characters: a script of thousands of statements sent as one text is stored once for every object it makes.

@@ -82,6 +82,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()>
 
 async fn hand_over(shared: &Shared, workers: &[Worker], stream: tokio::net::TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
+    // As the server does: a client that vanished without a word is noticed within the kernel's keepalive time.
+    let _ = socket2::SockRef::from(&stream).set_keepalive(true);
     let client = shared.clients.admit(shared.config.load().listen.max_clients, Some(peer));
     let Some(worker) = workers.iter().min_by_key(|worker| worker.clients.load(Ordering::Relaxed)) else { return };
     worker.clients.fetch_add(1, Ordering::Relaxed);
@@ -146,9 +148,15 @@ async fn run(place: &Place, stream: std::net::TcpStream, peer: SocketAddr) -> io
     let stream = tokio::net::TcpStream::from_std(stream)?;
     let limit = place.relay.shared.config.load().limits.login_timeout;
     let deadline = Instant::now() + limit;
-    let Some(link) = handshake::run(&place.relay, place.client.clone(), stream, peer, deadline).await? else {
-        return Ok(());
+    let mut life = place.relay.shared.life.subscribe();
+    let link = tokio::select! {
+        biased;
+        link = handshake::run(&place.relay, place.client.clone(), stream, peer, deadline) => link?,
+        // A server that does not answer must not hold it up, either.
+        _ = life.wait_for(|life| *life == Life::Ending) => None,
     };
-    drive::run(&place.relay, link, deadline).await;
+    if let Some(link) = link {
+        drive::run(&place.relay, link, deadline).await;
+    }
     Ok(())
 }

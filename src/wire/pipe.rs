@@ -73,6 +73,12 @@ impl Pipe {
         self.replace(0, bytes);
     }
 
+    /// Forgets what is not judged yet.
+    pub fn drop_incoming(&mut self) {
+        self.end = self.judged;
+        self.wrote(0);
+    }
+
     /// Forgets everything that has not been written.
     pub fn clear(&mut self) {
         (self.start, self.judged, self.end) = (0, 0, 0);
