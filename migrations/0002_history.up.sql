@@ -331,7 +331,8 @@ BEGIN
                               FROM pg_depend d JOIN pg_class t ON t.oid = d.refobjid JOIN pg_namespace s ON s.oid = t.relnamespace
                               JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
                              WHERE d.classid = 'pg_class'::regclass AND d.objid = rel AND d.objsubid = 0
-                               AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i') LIMIT 1), '') || ';'
+                               AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0
+                                   AND d.deptype IN ('a', 'i') LIMIT 1), '') || ';'
           INTO definition FROM pg_sequence q WHERE q.seqrelid = rel;
     ELSIF kind = 'c' THEN
         SELECT 'CREATE TYPE ' || name || E' AS (\n' || coalesce(string_agg('    ' || quote_ident(a.attname) || ' '
@@ -368,7 +369,8 @@ BEGIN
     ELSIF t.typtype = 'c' THEN
         SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_relation(t.typrelid, 'c') d;
     ELSIF t.typtype = 'e' THEN
-        SELECT 'CREATE TYPE ' || name || E' AS ENUM (' || coalesce(string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder), '') || ');',
+        SELECT 'CREATE TYPE ' || name || E' AS ENUM ('
+            || coalesce(string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder), '') || ');',
                jsonb_agg(e.enumlabel ORDER BY e.enumsortorder)
           INTO definition, shape FROM pg_enum e WHERE e.enumtypid = typ;
     ELSIF t.typtype = 'd' THEN
@@ -470,18 +472,22 @@ BEGIN
     WHEN 'pg_policy'::regclass THEN
         SELECT format('CREATE POLICY %I ON %I.%I', p.polname, s.nspname, c.relname)
                || CASE WHEN p.polpermissive THEN '' ELSE ' AS RESTRICTIVE' END
-               || ' FOR ' || CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END
-               || ' TO ' || (SELECT string_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r)) END, ', ' ORDER BY r) FROM unnest(p.polroles) r)
+               || ' FOR ' || CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE'
+                   WHEN 'd' THEN 'DELETE' ELSE 'ALL' END
+               || ' TO ' || (SELECT string_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r)) END,
+                                        ', ' ORDER BY r) FROM unnest(p.polroles) r)
                || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
                || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '') || ';'
           INTO d FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace s ON s.oid = c.relnamespace WHERE p.oid = obj;
     WHEN 'pg_statistic_ext'::regclass THEN
         SELECT pg_get_statisticsobjdef(x.oid) || ';'
-               || CASE WHEN x.stxstattarget >= 0 THEN format(E'\nALTER STATISTICS %I.%I SET STATISTICS %s;', s.nspname, x.stxname, x.stxstattarget) ELSE '' END
+               || CASE WHEN x.stxstattarget >= 0 THEN format(E'\nALTER STATISTICS %I.%I SET STATISTICS %s;', s.nspname,
+                   x.stxname, x.stxstattarget) ELSE '' END
           INTO d FROM pg_statistic_ext x JOIN pg_namespace s ON s.oid = x.stxnamespace WHERE x.oid = obj;
     WHEN 'pg_cast'::regclass THEN
         SELECT format('CREATE CAST (%s AS %s) ', format_type(c.castsource, NULL), format_type(c.casttarget, NULL))
-               || CASE c.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || c.castfunc::regprocedure WHEN 'i' THEN 'WITH INOUT' ELSE 'WITHOUT FUNCTION' END
+               || CASE c.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || c.castfunc::regprocedure
+                   WHEN 'i' THEN 'WITH INOUT' ELSE 'WITHOUT FUNCTION' END
                || CASE c.castcontext WHEN 'a' THEN ' AS ASSIGNMENT' WHEN 'i' THEN ' AS IMPLICIT' ELSE '' END || ';'
           INTO d FROM pg_cast c WHERE c.oid = obj;
     WHEN 'pg_operator'::regclass THEN
@@ -498,19 +504,24 @@ BEGIN
     WHEN 'pg_opfamily'::regclass THEN
         SELECT format('CREATE OPERATOR FAMILY %I.%I USING %I;', s.nspname, f.opfname, m.amname)
                || coalesce(E'\n' || (SELECT string_agg(x.line, E'\n' ORDER BY x.line) FROM (
-                       SELECT format('-- OPERATOR %s %s', ao.amopstrategy, ao.amopopr::regoperator) AS line FROM pg_amop ao WHERE ao.amopfamily = obj
+                       SELECT format('-- OPERATOR %s %s', ao.amopstrategy, ao.amopopr::regoperator) AS line
+                           FROM pg_amop ao WHERE ao.amopfamily = obj
                        UNION ALL
                        SELECT format('-- FUNCTION %s (%s, %s) %s', ap.amprocnum, format_type(ap.amproclefttype, NULL),
-                                     format_type(ap.amprocrighttype, NULL), ap.amproc::oid::regprocedure) FROM pg_amproc ap WHERE ap.amprocfamily = obj) x), '')
+                                     format_type(ap.amprocrighttype, NULL), ap.amproc::oid::regprocedure)
+                                         FROM pg_amproc ap WHERE ap.amprocfamily = obj) x), '')
           INTO d FROM pg_opfamily f JOIN pg_namespace s ON s.oid = f.opfnamespace JOIN pg_am m ON m.oid = f.opfmethod WHERE f.oid = obj;
     WHEN 'pg_opclass'::regclass THEN
         SELECT format('CREATE OPERATOR CLASS %I.%I%s FOR TYPE %s USING %I FAMILY %I.%I AS ', s.nspname, o.opcname,
                       CASE WHEN o.opcdefault THEN ' DEFAULT' ELSE '' END, format_type(o.opcintype, NULL), m.amname, fs.nspname, f.opfname)
                || concat_ws(', ',
-                   (SELECT string_agg(format('OPERATOR %s %s', ao.amopstrategy, ao.amopopr::regoperator), ', ' ORDER BY ao.amopstrategy, ao.amopopr)
-                      FROM pg_amop ao WHERE ao.amopfamily = o.opcfamily AND ao.amoplefttype = o.opcintype AND ao.amoprighttype = o.opcintype),
+                   (SELECT string_agg(format('OPERATOR %s %s', ao.amopstrategy, ao.amopopr::regoperator),
+                       ', ' ORDER BY ao.amopstrategy, ao.amopopr)
+                      FROM pg_amop ao WHERE ao.amopfamily = o.opcfamily AND ao.amoplefttype = o.opcintype
+                          AND ao.amoprighttype = o.opcintype),
                    (SELECT string_agg(format('FUNCTION %s %s', ap.amprocnum, ap.amproc::oid::regprocedure), ', ' ORDER BY ap.amprocnum)
-                      FROM pg_amproc ap WHERE ap.amprocfamily = o.opcfamily AND ap.amproclefttype = o.opcintype AND ap.amprocrighttype = o.opcintype),
+                      FROM pg_amproc ap WHERE ap.amprocfamily = o.opcfamily AND ap.amproclefttype = o.opcintype
+                          AND ap.amprocrighttype = o.opcintype),
                    'STORAGE ' || format_type(CASE WHEN o.opckeytype = 0 THEN o.opcintype ELSE o.opckeytype END, NULL)) || ';'
           INTO d FROM pg_opclass o JOIN pg_namespace s ON s.oid = o.opcnamespace JOIN pg_am m ON m.oid = o.opcmethod
           JOIN pg_opfamily f ON f.oid = o.opcfamily JOIN pg_namespace fs ON fs.oid = f.opfnamespace WHERE o.oid = obj;
@@ -524,24 +535,29 @@ BEGIN
                    'RULES = ' || quote_literal(to_jsonb(l)->>'collicurules'), 'VERSION = ' || quote_literal(l.collversion)))
           INTO d FROM pg_collation l JOIN pg_namespace s ON s.oid = l.collnamespace WHERE l.oid = obj;
     WHEN 'pg_conversion'::regclass THEN
-        SELECT format('CREATE %sCONVERSION %I.%I FOR %L TO %L FROM %s;', CASE WHEN c.condefault THEN 'DEFAULT ' ELSE '' END, s.nspname, c.conname,
+        SELECT format('CREATE %sCONVERSION %I.%I FOR %L TO %L FROM %s;', CASE WHEN c.condefault THEN 'DEFAULT '
+            ELSE '' END, s.nspname, c.conname,
                       pg_encoding_to_char(c.conforencoding), pg_encoding_to_char(c.contoencoding), c.conproc)
           INTO d FROM pg_conversion c JOIN pg_namespace s ON s.oid = c.connamespace WHERE c.oid = obj;
     WHEN 'pg_ts_config'::regclass THEN
         SELECT format('CREATE TEXT SEARCH CONFIGURATION %I.%I (PARSER = %I.%I);', s.nspname, c.cfgname, ps.nspname, p.prsname)
-               || coalesce((SELECT string_agg(format(E'\nALTER TEXT SEARCH CONFIGURATION %I.%I ADD MAPPING FOR %s WITH %s;', s.nspname, c.cfgname, x.token, x.dicts), '' ORDER BY x.token)
-                     FROM (SELECT coalesce(t.alias, m.maptokentype::text) AS token, string_agg(m.mapdict::regdictionary::text, ', ' ORDER BY m.mapseqno) AS dicts
+               || coalesce((SELECT string_agg(format(E'\nALTER TEXT SEARCH CONFIGURATION %I.%I ADD MAPPING FOR %s WITH %s;',
+                   s.nspname, c.cfgname, x.token, x.dicts), '' ORDER BY x.token)
+                     FROM (SELECT coalesce(t.alias, m.maptokentype::text) AS token,
+                         string_agg(m.mapdict::regdictionary::text, ', ' ORDER BY m.mapseqno) AS dicts
                              FROM pg_ts_config_map m LEFT JOIN ts_token_type(c.cfgparser) t ON t.tokid = m.maptokentype
                             WHERE m.mapcfg = obj GROUP BY 1) x), '')
           INTO d FROM pg_ts_config c JOIN pg_namespace s ON s.oid = c.cfgnamespace JOIN pg_ts_parser p ON p.oid = c.cfgparser
           JOIN pg_namespace ps ON ps.oid = p.prsnamespace WHERE c.oid = obj;
     WHEN 'pg_ts_dict'::regclass THEN
-        SELECT format('CREATE TEXT SEARCH DICTIONARY %I.%I (TEMPLATE = %I.%I%s);', s.nspname, t.dictname, ts.nspname, m.tmplname, coalesce(', ' || t.dictinitoption, ''))
+        SELECT format('CREATE TEXT SEARCH DICTIONARY %I.%I (TEMPLATE = %I.%I%s);', s.nspname, t.dictname, ts.nspname,
+            m.tmplname, coalesce(', ' || t.dictinitoption, ''))
           INTO d FROM pg_ts_dict t JOIN pg_namespace s ON s.oid = t.dictnamespace JOIN pg_ts_template m ON m.oid = t.dicttemplate
           JOIN pg_namespace ts ON ts.oid = m.tmplnamespace WHERE t.oid = obj;
     WHEN 'pg_ts_parser'::regclass THEN
         SELECT format('CREATE TEXT SEARCH PARSER %I.%I (START = %s, GETTOKEN = %s, END = %s, LEXTYPES = %s%s);', s.nspname, p.prsname,
-                      p.prsstart, p.prstoken, p.prsend, p.prslextype, CASE WHEN p.prsheadline = 0 THEN '' ELSE ', HEADLINE = ' || p.prsheadline END)
+                      p.prsstart, p.prstoken, p.prsend, p.prslextype, CASE WHEN p.prsheadline = 0 THEN ''
+                          ELSE ', HEADLINE = ' || p.prsheadline END)
           INTO d FROM pg_ts_parser p JOIN pg_namespace s ON s.oid = p.prsnamespace WHERE p.oid = obj;
     WHEN 'pg_ts_template'::regclass THEN
         SELECT format('CREATE TEXT SEARCH TEMPLATE %I.%I (%sLEXIZE = %s);', s.nspname, t.tmplname,
@@ -550,33 +566,40 @@ BEGIN
     WHEN 'pg_foreign_data_wrapper'::regclass THEN
         SELECT format('CREATE FOREIGN DATA WRAPPER %I', w.fdwname)
                || CASE WHEN w.fdwhandler = 0 THEN '' ELSE ' HANDLER ' || w.fdwhandler::regproc END
-               || CASE WHEN w.fdwvalidator = 0 THEN '' ELSE ' VALIDATOR ' || w.fdwvalidator::regproc END || pggit.options(w.fdwoptions) || ';'
+               || CASE WHEN w.fdwvalidator = 0 THEN '' ELSE ' VALIDATOR ' || w.fdwvalidator::regproc END
+                   || pggit.options(w.fdwoptions) || ';'
           INTO d FROM pg_foreign_data_wrapper w WHERE w.oid = obj;
     WHEN 'pg_foreign_server'::regclass THEN
-        SELECT format('CREATE SERVER %I', v.srvname) || coalesce(' TYPE ' || quote_literal(v.srvtype), '') || coalesce(' VERSION ' || quote_literal(v.srvversion), '')
+        SELECT format('CREATE SERVER %I', v.srvname) || coalesce(' TYPE ' || quote_literal(v.srvtype), '')
+            || coalesce(' VERSION ' || quote_literal(v.srvversion), '')
                || format(' FOREIGN DATA WRAPPER %I', w.fdwname) || pggit.options(v.srvoptions) || ';'
           INTO d FROM pg_foreign_server v JOIN pg_foreign_data_wrapper w ON w.oid = v.srvfdw WHERE v.oid = obj;
     WHEN 'pg_user_mapping'::regclass THEN
-        SELECT format('CREATE USER MAPPING FOR %s SERVER %I', CASE WHEN u.umuser = 0 THEN 'PUBLIC' ELSE quote_ident(u.usename) END, u.srvname)
+        SELECT format('CREATE USER MAPPING FOR %s SERVER %I', CASE WHEN u.umuser = 0 THEN 'PUBLIC'
+            ELSE quote_ident(u.usename) END, u.srvname)
                || pggit.options(u.umoptions) || ';'
           INTO d FROM pg_user_mappings u WHERE u.umid = obj;
     WHEN 'pg_publication'::regclass THEN
         SELECT format('CREATE PUBLICATION %I', p.pubname) || CASE WHEN p.puballtables THEN ' FOR ALL TABLES' ELSE '' END
-               || format(' WITH (publish = %L%s);', concat_ws(', ', CASE WHEN p.pubinsert THEN 'insert' END, CASE WHEN p.pubupdate THEN 'update' END,
+               || format(' WITH (publish = %L%s);', concat_ws(', ', CASE WHEN p.pubinsert THEN 'insert' END,
+                      CASE WHEN p.pubupdate THEN 'update' END,
                       CASE WHEN p.pubdelete THEN 'delete' END, CASE WHEN p.pubtruncate THEN 'truncate' END),
                       CASE WHEN p.pubviaroot THEN ', publish_via_partition_root = true' ELSE '' END)
                || coalesce((SELECT string_agg(format(E'\nALTER PUBLICATION %I ADD TABLE ONLY %I.%I%s%s;', p.pubname, s.nspname, c.relname,
                         coalesce((SELECT ' (' || string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) || ')' FROM pg_attribute a
                                    WHERE a.attrelid = c.oid AND a.attnum = ANY (r.prattrs)), ''),
                         coalesce(' WHERE ' || pg_get_expr(r.prqual, r.prrelid), '')), '' ORDER BY s.nspname, c.relname)
-                     FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace s ON s.oid = c.relnamespace WHERE r.prpubid = obj), '')
-               || coalesce((SELECT string_agg(format(E'\nALTER PUBLICATION %I ADD TABLES IN SCHEMA %I;', p.pubname, s.nspname), '' ORDER BY s.nspname)
+                     FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid
+                         JOIN pg_namespace s ON s.oid = c.relnamespace WHERE r.prpubid = obj), '')
+               || coalesce((SELECT string_agg(format(E'\nALTER PUBLICATION %I ADD TABLES IN SCHEMA %I;', p.pubname,
+                   s.nspname), '' ORDER BY s.nspname)
                      FROM pg_publication_namespace r JOIN pg_namespace s ON s.oid = r.pnnspid WHERE r.pnpubid = obj), '')
           INTO d FROM pg_publication p WHERE p.oid = obj;
     WHEN 'pg_subscription'::regclass THEN
         -- Never the connection string: it holds passwords.
         SELECT format('CREATE SUBSCRIPTION %I CONNECTION ''...'' PUBLICATION %s WITH (enabled = %s, slot_name = %s);', u.subname,
-                      (SELECT string_agg(quote_ident(x), ', ') FROM unnest(u.subpublications) x), u.subenabled, coalesce(quote_literal(u.subslotname), 'NONE'))
+                      (SELECT string_agg(quote_ident(x), ', ')
+                          FROM unnest(u.subpublications) x), u.subenabled, coalesce(quote_literal(u.subslotname), 'NONE'))
           INTO d FROM pg_subscription u WHERE u.oid = obj;
     WHEN 'pg_language'::regclass THEN
         SELECT format('CREATE %sLANGUAGE %I', CASE WHEN l.lanpltrusted THEN 'TRUSTED ' ELSE '' END, l.lanname)
@@ -590,7 +613,8 @@ BEGIN
                    CASE WHEN t.trftosql = 0 THEN NULL ELSE 'TO SQL WITH FUNCTION ' || t.trftosql::oid::regprocedure END))
           INTO d FROM pg_transform t JOIN pg_language l ON l.oid = t.trflang WHERE t.oid = obj;
     WHEN 'pg_am'::regclass THEN
-        SELECT format('CREATE ACCESS METHOD %I TYPE %s HANDLER %s;', m.amname, CASE m.amtype WHEN 'i' THEN 'INDEX' ELSE 'TABLE' END, m.amhandler)
+        SELECT format('CREATE ACCESS METHOD %I TYPE %s HANDLER %s;', m.amname, CASE m.amtype WHEN 'i' THEN 'INDEX'
+            ELSE 'TABLE' END, m.amhandler)
           INTO d FROM pg_am m WHERE m.oid = obj;
     WHEN 'pg_default_acl'::regclass THEN
         SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s: %s', pg_get_userbyid(a.defaclrole),
@@ -693,7 +717,8 @@ $$;
 -- How deep in extension commands (a script may hold ALTER EXTENSION ... ADD) this transaction is. A client who sets this hides
 -- nothing: see changes.affected.
 CREATE FUNCTION pggit.extension_depth() RETURNS integer LANGUAGE sql STABLE
-RETURN CASE WHEN pg_catalog.current_setting('pggit.extension', true) ~ '^[0-9]{1,4}$' THEN pg_catalog.current_setting('pggit.extension', true)::integer ELSE 0 END;
+RETURN CASE WHEN pg_catalog.current_setting('pggit.extension', true) ~ '^[0-9]{1,4}$'
+            THEN pg_catalog.current_setting('pggit.extension', true)::integer ELSE 0 END;
 
 CREATE FUNCTION pggit.enter_extension(step integer) RETURNS text LANGUAGE sql VOLATILE
 RETURN pg_catalog.set_config('pggit.extension', greatest(pggit.extension_depth() + step, 0)::text, true);
@@ -752,7 +777,8 @@ BEGIN
             IF o.classid = 'pg_publication_rel'::regclass THEN
                 SELECT 'pg_publication'::regclass AS classid, r.prpubid AS objid INTO d FROM pg_publication_rel r WHERE r.oid = o.objid;
             ELSIF o.classid = 'pg_publication_namespace'::regclass THEN
-                SELECT 'pg_publication'::regclass AS classid, r.pnpubid AS objid INTO d FROM pg_publication_namespace r WHERE r.oid = o.objid;
+                SELECT 'pg_publication'::regclass AS classid, r.pnpubid AS objid INTO d
+                    FROM pg_publication_namespace r WHERE r.oid = o.objid;
             ELSIF o.classid = 'pg_constraint'::regclass THEN
                 SELECT CASE WHEN k.conrelid <> 0 THEN 'pg_class'::regclass ELSE 'pg_type'::regclass END AS classid,
                        CASE WHEN k.conrelid <> 0 THEN k.conrelid ELSE k.contypid END AS objid INTO d
@@ -855,8 +881,9 @@ BEGIN
 END
 $$;
 
--- Before a command that makes, changes or may drop an extension. Members of extensions, and what hangs on member tables, remembered before they are dropped: afterwards nothing tells them
--- from the user's objects that went with them. Forging the setting is useless: this trigger overwrites it.
+-- Before a command that makes, changes or may drop an extension. Members of extensions, and what hangs on member tables, are
+-- remembered before they are dropped: afterwards nothing tells them from the user's objects that went with them. Forging the
+-- setting is useless: this trigger overwrites it.
 CREATE FUNCTION pggit.before_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -866,7 +893,8 @@ BEGIN
     END IF;
     PERFORM set_config('pggit.members', coalesce(string_agg(m.classid || ':' || m.objid, ','), ''), true)
        FROM (
-        WITH member AS MATERIALIZED (SELECT d.classid, d.objid FROM pg_depend d WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
+        WITH member AS MATERIALIZED (SELECT d.classid, d.objid
+            FROM pg_depend d WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
         SELECT classid, objid FROM member
         UNION ALL
         SELECT 'pg_class'::regclass, x.indexrelid FROM member m JOIN pg_index x ON m.classid = 'pg_class'::regclass AND x.indrelid = m.objid
@@ -937,7 +965,8 @@ BEGIN
     ), tables AS (
         SELECT p.original,
                CASE WHEN p.objsubid <> 0 THEN p.objid
-                    WHEN array_length(p.address_names, 1) >= 2 THEN to_regclass(format('%I.%I', p.address_names[1], p.address_names[2]))::oid
+                    WHEN array_length(p.address_names, 1) >= 2
+                         THEN to_regclass(format('%I.%I', p.address_names[1], p.address_names[2]))::oid
                END AS oid
           FROM parts p
     ), shrunk AS (
@@ -958,8 +987,10 @@ BEGIN
         SELECT l.* FROM lost l
          WHERE l.objsubid = 0 AND l.classid NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass)
            AND NOT (l.classid = 'pg_rewrite'::regclass AND l.address_names[3] = '_RETURN')
-           AND NOT (l.classid = 'pg_trigger'::regclass AND NOT l.original AND l.address_names[3] ~ '^[A-Za-z]+_ConstraintTrigger_([ac]_)?[0-9]+$')
-           AND l.classid NOT IN ('pg_amop'::regclass, 'pg_amproc'::regclass, 'pg_publication_rel'::regclass, 'pg_publication_namespace'::regclass)
+           AND NOT (l.classid = 'pg_trigger'::regclass AND NOT l.original
+               AND l.address_names[3] ~ '^[A-Za-z]+_ConstraintTrigger_([ac]_)?[0-9]+$')
+           AND l.classid NOT IN ('pg_amop'::regclass, 'pg_amproc'::regclass, 'pg_publication_rel'::regclass,
+               'pg_publication_namespace'::regclass)
            AND l.object_type NOT LIKE 'toast table%'
            -- A composite type comes as a type and as a relation.
            AND l.object_type <> 'composite type'
@@ -987,7 +1018,8 @@ BEGIN
     ), inserted AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    objsubid, namespace, affected, ordinal)
-        SELECT 'DROP', tg_tag, r.object_type, coalesce(r.schema_name, CASE WHEN r.classid IN ('pg_rewrite'::regclass) THEN r.address_names[1] END),
+        SELECT 'DROP', tg_tag, r.object_type, coalesce(r.schema_name,
+                   CASE WHEN r.classid IN ('pg_rewrite'::regclass) THEN r.address_names[1] END),
                coalesce(r.object_name, CASE WHEN r.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN r.object_identity
                                             ELSE r.address_names[array_length(r.address_names, 1)] END),
                r.object_identity, r.classid, r.objid, r.objsubid, (SELECT s.oid FROM pg_namespace s WHERE s.nspname = r.schema_name),
@@ -1106,7 +1138,8 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
            AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
          ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) i ON true
   CROSS JOIN LATERAL (
-        SELECT coalesce(o.action, i.action), coalesce(o.new_definition, i.new_definition), coalesce(o.shape, i.shape)) p(action, new_definition, shape)
+        SELECT coalesce(o.action, i.action), coalesce(o.new_definition, i.new_definition),
+               coalesce(o.shape, i.shape)) p(action, new_definition, shape)
   CROSS JOIN LATERAL (
         SELECT CASE
             WHEN c.action = 'ALTER' AND o.action <> 'DROP' AND (o.object_name <> c.object_name OR o.namespace <> c.namespace) THEN 'RENAME'
@@ -1138,12 +1171,14 @@ BEGIN
     WITH member AS MATERIALIZED (
         SELECT d.classid, d.objid FROM pg_depend d WHERE d.deptype = 'e'
     ), own AS MATERIALIZED (
-        SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('pggit', 'pg_catalog', 'information_schema', 'pg_toast') OR n.nspname LIKE 'pg\_temp\_%' OR n.nspname LIKE 'pg\_toast\_temp\_%'
+        SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('pggit', 'pg_catalog', 'information_schema', 'pg_toast')
+            OR n.nspname LIKE 'pg\_temp\_%' OR n.nspname LIKE 'pg\_toast\_temp\_%'
     ), rel AS MATERIALIZED (
         SELECT c.oid FROM pg_class c
          WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S', 'i', 'I') AND c.relnamespace NOT IN (SELECT oid FROM own) AND c.oid >= 16384
            AND NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_class'::regclass AND m.objid = c.oid)
-           AND NOT EXISTS (SELECT FROM pg_index x JOIN member m ON m.classid = 'pg_class'::regclass AND m.objid = x.indrelid WHERE x.indexrelid = c.oid)
+           AND NOT EXISTS (SELECT FROM pg_index x
+               JOIN member m ON m.classid = 'pg_class'::regclass AND m.objid = x.indrelid WHERE x.indexrelid = c.oid)
     ), obj(rank, class, oid) AS (
         SELECT 1, 'pg_namespace'::regclass::oid, n.oid FROM pg_namespace n WHERE n.oid NOT IN (SELECT oid FROM own)
         UNION ALL SELECT 2, 'pg_extension'::regclass, e.oid FROM pg_extension e
@@ -1184,7 +1219,8 @@ BEGIN
     INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                namespace, new_definition, shape, sql_executed, captured_by, via_proxy, session_id, ordinal)
     SELECT 'BASELINE', 'BASELINE', i.type,
-           coalesce(sn.nspname, CASE WHEN o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_rewrite'::regclass) THEN a.object_names[1] END),
+           coalesce(sn.nspname, CASE WHEN o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass,
+               'pg_rewrite'::regclass) THEN a.object_names[1] END),
            CASE WHEN o.class = 'pg_type'::regclass THEN (SELECT t.typname::text FROM pg_type t WHERE t.oid = o.oid)
                 WHEN o.class IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN i.identity
                 ELSE a.object_names[array_length(a.object_names, 1)] END,
@@ -1195,7 +1231,8 @@ BEGIN
       CROSS JOIN LATERAL pg_identify_object_as_address(o.class, o.oid, 0) a
       -- pg_identify_object quotes the schema's name.
       LEFT JOIN pg_namespace sn ON quote_ident(sn.nspname) = i.schema
-           OR i.schema IS NULL AND o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_rewrite'::regclass) AND sn.nspname = a.object_names[1]
+           OR i.schema IS NULL AND o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_rewrite'::regclass)
+               AND sn.nspname = a.object_names[1]
       CROSS JOIN LATERAL pggit.describe(o.class, o.oid) d
      WHERE (o.oid >= 16384 OR o.class IN ('pg_extension'::regclass, 'pg_namespace'::regclass))
        AND NOT EXISTS (SELECT FROM member m WHERE m.classid = o.class AND m.objid = o.oid)
