@@ -152,7 +152,7 @@ fn wrong_carriers_are_told_so() {
         // Every one of these was counted, none is left.
         assert!(it.proxy.metric("pggit_proxy_connections_total{result=\"no_branch\"}").is_some_and(|n| n >= 8.0));
         drop(client);
-        assert!(eventually(PATIENCE, || it.proxy.control("show clients") == ""));
+        assert!(eventually(PATIENCE, || it.proxy.control("show clients").is_empty()));
     });
 }
 

@@ -131,7 +131,7 @@ fn a_server_that_crashes_under_load_ends_sessions_not_the_proxy() {
         );
         // The session with its table in one transaction text: the server undid all of it.
         assert_eq!(server.psql(&database, "select to_regclass('lost') is null and to_regclass('locked') is null"), "t");
-        assert!(eventually(PATIENCE, || proxy.control("show clients id") == ""));
+        assert!(eventually(PATIENCE, || proxy.control("show clients id").is_empty()));
     }
 }
 
@@ -162,7 +162,7 @@ fn full_servers_and_full_proxies_say_so() {
 
         // The proxy's own limit, reached by clients that are logged in and by one that has said nothing yet.
         proxy.rewrite(&format!("[upstream]\ndbname = \"{database}\"\n[listen]\nmax_clients = 3\n"));
-        assert!(eventually(PATIENCE, || proxy.control("show clients id") == ""));
+        assert!(eventually(PATIENCE, || proxy.control("show clients id").is_empty()));
         proxy.control("RELOAD");
         let one = proxy.connect(&database);
         let _two = proxy.connect(&database);
