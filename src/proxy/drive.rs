@@ -29,6 +29,10 @@ use crate::telemetry::Side;
 use crate::wire::error::Text;
 use crate::wire::pipe::Pipe;
 
+/// Unjudged bytes of a client that is not logged in, beyond which it is read no further: the server takes no longer
+/// message from it either.
+const MAX_BEFORE_LOGIN: usize = 64 << 10;
+
 /// Answers the server may owe before the client is read no further.
 const MAX_OWED: usize = 1 << 20;
 
@@ -75,6 +79,9 @@ struct Drive<'a> {
     cancel: Option<cancel::Entry<'a>>,
     fx: Effects,
     counted: bool,
+    /// The client sent what is no message: nothing more is read from it, and it is told so after the answers to what
+    /// came before.
+    broken: bool,
 }
 
 /// A socket and what has become of it.
@@ -113,6 +120,7 @@ pub(super) async fn run(relay: &Relay, link: Link, deadline: Instant) {
         cancel: None,
         fx: Effects::default(),
         counted: false,
+        broken: false,
     };
     drop(config);
     drive.up.push(&link.packet);
@@ -137,7 +145,11 @@ impl Drive<'_> {
             moved |= self.write_client(cx)?;
             if !self.server.reads && self.down.is_empty() {
                 let lost = !self.session.is_explained() && self.client.reads;
-                return Err(if lost { End::ServerLost } else { End::Closed });
+                return Err(match (self.broken, lost) {
+                    (true, _) => End::Protocol(Side::Client),
+                    (false, true) => End::ServerLost,
+                    (false, false) => End::Closed,
+                });
             }
             if !moved {
                 break;
@@ -194,7 +206,9 @@ impl Drive<'_> {
             Ok(Next::AskRecorder) => self.wait = Some(self.ask_recorder()),
             Err(error) => {
                 tracing::info!(session = %self.facts.id, %error, "protocol violation by the client");
-                return Err(End::Protocol(Side::Client));
+                self.broken = true;
+                self.client.reads = false;
+                self.up.drop_incoming();
             }
         }
         self.apply();

@@ -62,7 +62,8 @@ pub(super) async fn run(
             metrics.connection(Connection::Cancel);
             // A key that is nobody's gets the same answer: none.
             if let Some(target) = relay.cancels.find(pid, &secret) {
-                target.cancel().await?;
+                // A server that hangs must not keep us waiting with it.
+                tokio::time::timeout(target.address.timeout(), target.cancel()).await??;
             }
             return Ok(None);
         }
@@ -85,9 +86,11 @@ pub(super) async fn run(
     Ok(None)
 }
 
-/// The first packet that is no request for encryption; those are answered `N`, each once, as the server does.
+/// The first packet that is no request for encryption. Those are answered `N`, each once; asked for again they are
+/// protocol versions that nobody speaks, as for the server.
 async fn read_first(client: &mut TcpStream) -> io::Result<Option<Result<First, Bad>>> {
-    for _ in 0..3 {
+    let (mut asked_tls, mut asked_gss) = (false, false);
+    loop {
         let mut word = [0; 4];
         if let Err(error) = client.read_exact(&mut word).await {
             let nothing = error.kind() == io::ErrorKind::UnexpectedEof;
@@ -99,12 +102,16 @@ async fn read_first(client: &mut TcpStream) -> io::Result<Option<Result<First, B
         };
         let mut packet = vec![0; length - 4];
         client.read_exact(&mut packet).await?;
-        match startup::read(&packet) {
-            Ok(First::Ssl | First::Gssenc) => client.write_all(b"N").await?,
+        let (asked, code) = match startup::read(&packet) {
+            Ok(First::Ssl) => (&mut asked_tls, startup::SSL_REQUEST),
+            Ok(First::Gssenc) => (&mut asked_gss, startup::GSSENC_REQUEST),
             first => return Ok(Some(first)),
+        };
+        if std::mem::replace(asked, true) {
+            return Ok(Some(Err(Bad::Version(code))));
         }
+        client.write_all(b"N").await?;
     }
-    Ok(Some(Err(Bad::Length)))
 }
 
 /// A session whose server is connected.

@@ -82,6 +82,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()>
 
 async fn hand_over(shared: &Shared, workers: &[Worker], stream: tokio::net::TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
+    // As the server does: a client that vanished without a word is noticed within the kernel's keepalive time.
+    let _ = socket2::SockRef::from(&stream).set_keepalive(true);
     let client = shared.clients.admit(shared.config.load().listen.max_clients, Some(peer));
     let Some(worker) = workers.iter().min_by_key(|worker| worker.clients.load(Ordering::Relaxed)) else { return };
     worker.clients.fetch_add(1, Ordering::Relaxed);

@@ -110,11 +110,18 @@ impl Session {
             | Kind::Call
             | Kind::CopyEnd => None,
         };
+        let tag = cstr(body).map_or(body, |(tag, _)| tag);
+        if matches!(tag, b"DISCARD ALL" | b"DEALLOCATE ALL")
+            && self.ledger.len() == 1
+            && self.ledger.front().is_some_and(|owed| matches!(owed.kind, Kind::Query | Kind::Sync))
+        {
+            // With more under way, some of the names known now may have been made after it.
+            self.statements.clear();
+        }
         if let Some(mut step) = step {
             if let Some(fact) = &mut step.fact {
                 fact.duration = env.now.saturating_duration_since(self.origin).saturating_sub(fact.duration);
             }
-            let tag = cstr(body).map_or(body, |(tag, _)| tag);
             self.transaction.completed(step, tag, &mut fx.facts);
         }
     }

@@ -73,6 +73,12 @@ impl Pipe {
         self.replace(0, bytes);
     }
 
+    /// Forgets what is not judged yet.
+    pub fn drop_incoming(&mut self) {
+        self.end = self.judged;
+        self.wrote(0);
+    }
+
     /// Forgets everything that has not been written.
     pub fn clear(&mut self) {
         (self.start, self.judged, self.end) = (0, 0, 0);
@@ -158,6 +164,16 @@ mod tests {
         pipe.replace(3, b"");
         pipe.push(b"!");
         assert_eq!((pipe.outgoing(), pipe.incoming()), (&b"aXYZXYZXYZ!"[..], &b""[..]));
+    }
+
+    #[test]
+    fn what_is_not_judged_can_be_forgotten() {
+        let mut pipe = pipe(8, b"abcdef");
+        pipe.pass(2);
+        pipe.drop_incoming();
+        assert_eq!((pipe.outgoing(), pipe.incoming()), (&b"ab"[..], &b""[..]));
+        pipe.wrote(2);
+        assert!(pipe.is_empty());
     }
 
     #[test]

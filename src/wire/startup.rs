@@ -4,12 +4,14 @@
 
 use super::frame;
 
-/// The server's own bound on a start-up packet (`MAX_STARTUP_PACKET_LENGTH`), length word included, in bytes.
-pub const MAX_PACKET: usize = 10_000;
+/// The server's own bound on a start-up packet: `MAX_STARTUP_PACKET_LENGTH` and the length word, in bytes.
+pub const MAX_PACKET: usize = 10_004;
 
 const CANCEL_REQUEST: u32 = 80_877_102;
-const SSL_REQUEST: u32 = 80_877_103;
-const GSSENC_REQUEST: u32 = 80_877_104;
+/// The code of an SSLRequest, where a protocol version would stand.
+pub const SSL_REQUEST: u32 = 80_877_103;
+/// The code of a GSSENCRequest.
+pub const GSSENC_REQUEST: u32 = 80_877_104;
 
 /// A first packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,7 +188,7 @@ mod tests {
 
     #[test]
     fn lengths_outside_the_servers_bounds_are_errors() {
-        for word in [0u32, 7, 10_001, u32::MAX] {
+        for word in [0u32, 7, 10_005, u32::MAX] {
             assert_eq!(length(word.to_be_bytes()), Err(Bad::Length));
         }
     }

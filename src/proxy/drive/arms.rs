@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncWrite, ReadBuf};
 
-use super::{Arm, Drive, End, MAX_OWED, is_farewell};
+use super::{Arm, Drive, End, MAX_BEFORE_LOGIN, MAX_OWED, is_farewell};
 use crate::proxy::buffers;
 use crate::proxy::upstream::Socket;
 use crate::wire::pipe::Pipe;
@@ -24,6 +24,9 @@ enum Read {
 impl Drive<'_> {
     pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.wait.is_some() || self.session.owed() > MAX_OWED {
+            return Ok(false);
+        }
+        if self.login.is_some() && self.up.incoming().len() > MAX_BEFORE_LOGIN {
             return Ok(false);
         }
         match self.client.read(cx, &mut self.up, self.max_buffer) {
