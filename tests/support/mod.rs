@@ -21,6 +21,7 @@
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod rng;
 pub mod wire;
 
 use std::process::{Command, Output, Stdio};
