@@ -1,0 +1,290 @@
+//! What must hold for any bytes. The fuzz targets and `tests/fuzz_smoke.rs` run the same functions.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use pggit_proxy::branch::take_branch_option;
+use pggit_proxy::change::{Recording, SessionFacts, VerdictKind};
+use pggit_proxy::policy::Policy;
+use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
+use pggit_proxy::sql::Classifier;
+use pggit_proxy::wire::frame::{BadLength, Head};
+use pggit_proxy::wire::pipe::Pipe;
+use pggit_proxy::wire::startup::{self, First};
+
+/// Takes bytes off the front of the input: the fuzzer's choices.
+struct Choices<'a>(&'a [u8]);
+
+impl<'a> Choices<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn bytes(&mut self, n: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(n.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+}
+
+/// Frames through a pipe: whatever the pieces in which bytes come, are judged, replaced and written, what goes out is
+/// what a plain vector would hold.
+pub fn scanner(data: &[u8]) {
+    let (choices, stream) = data.split_at(data.len() / 4);
+    let mut choices = Choices(choices);
+    let mut pipe = Pipe::default();
+    let (mut expected, mut written, mut fed, mut judged) = (Vec::new(), Vec::new(), 0, 0);
+    loop {
+        let step = choices.byte().unwrap_or(0xff);
+        let piece = (usize::from(step) + 1).min(stream.len() - fed);
+        feed(&mut pipe, &stream[fed..fed + piece]);
+        fed += piece;
+        let ended = loop {
+            assert_eq!(pipe.incoming(), &stream[judged..fed], "what is not judged is as it came");
+            match Head::read(pipe.incoming()) {
+                Ok(None) => break false,
+                Err(BadLength { tag, length }) => {
+                    assert_eq!(stream[judged], tag);
+                    assert!(!(4..=0x3fff_ffff).contains(&length));
+                    break true;
+                }
+                Ok(Some(head)) => {
+                    assert!(head.total >= 5);
+                    if head.total > fed - judged {
+                        break false;
+                    }
+                    let frame = &stream[judged..judged + head.total];
+                    judged += head.total;
+                    match step % 4 {
+                        0 => {
+                            let new = vec![step; usize::from(step)];
+                            pipe.replace(head.total, &new);
+                            expected.extend_from_slice(&new);
+                        }
+                        1 => {
+                            pipe.push(b"ours");
+                            pipe.pass(head.total);
+                            expected.extend_from_slice(b"ours");
+                            expected.extend_from_slice(frame);
+                        }
+                        _ => {
+                            pipe.pass(head.total);
+                            expected.extend_from_slice(frame);
+                        }
+                    }
+                }
+            }
+        };
+        let n = pipe.outgoing().len().min(usize::from(choices.byte().unwrap_or(0xff)) * 3);
+        written.extend_from_slice(&pipe.outgoing()[..n]);
+        pipe.wrote(n);
+        if ended || fed == stream.len() {
+            break;
+        }
+    }
+    written.extend_from_slice(pipe.outgoing());
+    assert_eq!(written, expected, "what goes out is what was let through, in order");
+    pipe.drop_incoming();
+    pipe.wrote(pipe.outgoing().len());
+    assert!(pipe.is_empty());
+}
+
+/// Start-up packets: what reads, writes back as it was; the branch is taken out of `options` for good.
+pub fn startup(data: &[u8]) {
+    if let Some(word) = data.first_chunk::<4>()
+        && let Ok(length) = startup::length(*word)
+    {
+        assert!((8..=startup::MAX_PACKET).contains(&length));
+    }
+    let versioned = [&(3u32 << 16).to_be_bytes()[..], data].concat();
+    for packet in [data, &versioned] {
+        match startup::read(packet) {
+            Ok(First::Startup(mut read)) => {
+                if let Ok(again) = read.to_packet() {
+                    assert_eq!(&again[4..], packet, "a start-up packet goes on as it came");
+                }
+                if let Some(options) = read.parameter("options").map(<[u8]>::to_vec) {
+                    self::options(&options);
+                }
+                read.take("pggit.branch");
+                assert_eq!(read.parameter("pggit.branch"), None);
+                read.set("pggit.branch", &b"main"[..]);
+                assert_eq!(read.parameter("pggit.branch"), Some(&b"main"[..]));
+            }
+            Ok(First::Cancel { pid, secret }) => {
+                assert_eq!(&startup::cancel_request(pid, &secret)[4..], packet);
+            }
+            Ok(First::Ssl | First::Gssenc) | Err(_) => {}
+        }
+    }
+    options(data);
+}
+
+fn options(data: &[u8]) {
+    let found = take_branch_option(data);
+    if found.branch.is_none() {
+        assert_eq!(found.rest, data, "options without a branch stay as they came");
+    }
+    if found.guarded.is_none() {
+        let again = take_branch_option(&found.rest);
+        assert_eq!(again.branch, None, "{} -> {}", data.escape_ascii(), found.rest.escape_ascii());
+    }
+}
+
+/// A session between a client and a server that say anything, in any pieces: it never panics, holds no more than one
+/// message, and lets out what came in, as far as no statement was refused.
+pub fn session(data: &[u8]) {
+    let mut choices = Choices(data);
+    let mut between = Between::new();
+    while let Some(choice) = choices.byte() {
+        let length = usize::from(choices.byte().unwrap_or(0));
+        let bytes = choices.bytes(if choice & 2 == 0 { length } else { length * 16 });
+        if choice & 1 == 0 {
+            between.client(bytes);
+        } else {
+            between.server(bytes);
+        }
+    }
+    between.end();
+}
+
+/// The same for messages of one's own making: each is given whole or in pieces of `cut` bytes.
+pub fn conversation(messages: &[(bool, Vec<u8>)], cut: usize) {
+    let mut between = Between::new();
+    for (from_client, message) in messages {
+        for piece in message.chunks(cut.max(1)) {
+            if *from_client {
+                between.client(piece);
+            } else {
+                between.server(piece);
+            }
+        }
+    }
+    between.end();
+}
+
+const LIMITS: Limits = Limits { max_statement_parse: 4096, max_prepared: 8, max_logged_sql: 64 };
+
+/// A frame that is judged only when it is whole, or the names at its head.
+const MAX_HELD: usize = 80 << 10;
+
+struct Between {
+    session: Session,
+    classifier: Classifier,
+    policy: Policy,
+    up: Way,
+    down: Way,
+}
+
+/// One direction.
+#[derive(Default)]
+struct Way {
+    pipe: Pipe,
+    sent: Vec<u8>,
+    received: Vec<u8>,
+    /// The session ended here: what was sent is no protocol.
+    broken: bool,
+    /// Something was rewritten: bytes cannot be compared any more.
+    rewritten: bool,
+}
+
+impl Between {
+    fn new() -> Self {
+        let facts = SessionFacts {
+            id: uuid::Uuid::nil(),
+            user: "ann".into(),
+            database: "app".into(),
+            branch: Some("main".into()),
+            client_addr: None,
+            client_port: 0,
+        };
+        Self {
+            session: Session::new(Arc::new(facts), "fuzz".into(), [7; 32], false, Instant::now()),
+            classifier: Classifier::new(1 << 16),
+            policy: Policy::default(),
+            up: Way::default(),
+            down: Way::default(),
+        }
+    }
+
+    fn client(&mut self, bytes: &[u8]) {
+        if self.up.broken {
+            return;
+        }
+        feed(&mut self.up.pipe, bytes);
+        self.up.sent.extend_from_slice(bytes);
+        let mut fx = Effects::default();
+        let (up, env) = (&mut self.up, env(&self.policy));
+        match self.session.from_client(&mut up.pipe, &env, &mut self.classifier, &mut fx) {
+            Ok(next) => assert_eq!(next, Next::Read, "the history can be written"),
+            Err(_) => up.broken = true,
+        }
+        if fx.verdicts.contains(&VerdictKind::Refuse) {
+            up.rewritten = true;
+            self.down.rewritten = true;
+        }
+        up.drain();
+        up.check(MAX_HELD);
+    }
+
+    fn server(&mut self, bytes: &[u8]) {
+        if self.down.broken {
+            return;
+        }
+        feed(&mut self.down.pipe, bytes);
+        self.down.sent.extend_from_slice(bytes);
+        let mut fx = Effects::default();
+        let (down, env) = (&mut self.down, env(&self.policy));
+        if self.session.from_server(&mut down.pipe, &env, &mut fx).is_err() {
+            down.broken = true;
+        }
+        down.rewritten |= fx.key.is_some();
+        down.drain();
+        down.check((1 << 20) + 5);
+    }
+
+    fn end(mut self) {
+        let mut fx = Effects::default();
+        self.session.ended(Instant::now(), &mut fx);
+        assert_eq!(self.session.owed(), 0);
+    }
+}
+
+impl Way {
+    fn drain(&mut self) {
+        let n = self.pipe.outgoing().len();
+        self.received.extend_from_slice(self.pipe.outgoing());
+        self.pipe.wrote(n);
+    }
+
+    fn check(&self, max_held: usize) {
+        assert!(self.pipe.incoming().len() <= max_held || self.broken, "{} bytes held", self.pipe.incoming().len());
+        if !self.rewritten {
+            assert!(self.sent.starts_with(&self.received), "bytes pass as they came");
+            assert_eq!(self.sent.len() - self.received.len(), self.pipe.incoming().len(), "none is lost");
+        }
+    }
+}
+
+fn env(policy: &Policy) -> Env<'_> {
+    Env {
+        policy,
+        recording: &|| Recording::Ready,
+        broken_because: &String::new,
+        now: Instant::now(),
+        wall: SystemTime::now,
+        new_id: uuid::Uuid::nil,
+        limits: LIMITS,
+    }
+}
+
+fn feed(pipe: &mut Pipe, bytes: &[u8]) {
+    while pipe.room().len() < bytes.len() {
+        pipe.grow();
+    }
+    pipe.room()[..bytes.len()].copy_from_slice(bytes);
+    pipe.filled(bytes.len());
+}

@@ -1,0 +1,3 @@
+//! Checks that the fuzz targets run; see `README.md`.
+
+pub mod checks;
