@@ -158,7 +158,7 @@ pub(super) async fn keep_looking(
     loop {
         let report = {
             let _place = places.acquire().await;
-            look_at(&server, &watched.branch.database, &mut kept).await
+            look_at(&server, &watched.branch, &mut kept).await
         };
         watched.publish(report);
         let rounds = branches.load(Ordering::Relaxed).div_ceil(AT_ONCE).max(1);
@@ -172,11 +172,12 @@ pub(super) async fn keep_looking(
 
 /// One look. A connection stays open for the main database only: elsewhere it would stand in the way of
 /// `DROP DATABASE` and `CREATE DATABASE … TEMPLATE`.
-async fn look_at(server: &Server, database: &str, kept: &mut Option<PgConnection>) -> Report {
+async fn look_at(server: &Server, branch: &Branch, kept: &mut Option<PgConnection>) -> Report {
+    let database = branch.database.as_str();
     let at = Some(SystemTime::now());
     // A kept connection may have died since; only a new one is proof.
     if let Some(mut old) = kept.take()
-        && let Ok(checks) = check(&mut old).await
+        && let Ok(checks) = check(&mut old, &branch.name).await
     {
         *kept = Some(old);
         return Report { at, checks };
@@ -185,7 +186,7 @@ async fn look_at(server: &Server, database: &str, kept: &mut Option<PgConnection
         Ok(connection) => connection,
         Err(error) => return Report { at, checks: vec![Check::bad("server", error.to_string())] },
     };
-    match check(&mut connection).await {
+    match check(&mut connection, &branch.name).await {
         Ok(checks) => {
             if database == server.main {
                 *kept = Some(connection);
@@ -199,7 +200,7 @@ async fn look_at(server: &Server, database: &str, kept: &mut Option<PgConnection
 }
 
 /// All checks on one branch; an error only where the server did not answer them.
-async fn check(connection: &mut PgConnection) -> Result<Vec<Check>, RecorderError> {
+async fn check(connection: &mut PgConnection, branch: &str) -> Result<Vec<Check>, RecorderError> {
     let recovery = sqlx::query_scalar::<_, bool>("SELECT pg_is_in_recovery()").fetch_one(&mut *connection);
     if bounded(recovery).await? {
         return Ok(vec![Check::bad("server", "the server is a standby or in recovery: it takes no changes".into())]);
@@ -207,6 +208,9 @@ async fn check(connection: &mut PgConnection) -> Result<Vec<Check>, RecorderErro
     let mut checks = vec![Check::good("server", "reachable".into())];
     checks.push(schema(connection).await?);
     checks.push(event_triggers(connection).await?);
+    if checks.iter().all(|check| check.ok) {
+        checks.push(branch_name(connection, branch).await?);
+    }
     Ok(checks)
 }
 
@@ -232,6 +236,16 @@ async fn schema(connection: &mut PgConnection) -> Result<Check, RecorderError> {
             format!("schema pggit is at version {found}, this program knows {expected}: run the newer pggit-proxy"),
         ),
     })
+}
+
+/// A history that names the wrong branch would lie.
+async fn branch_name(connection: &mut PgConnection, branch: &str) -> Result<Check, RecorderError> {
+    let name = "branch name";
+    match super::name::settle(connection, branch).await {
+        Ok(()) => Ok(Check::good(name, format!("direct connections are recorded on branch {branch}"))),
+        Err(error) if error.leaves_connection() => Ok(Check::bad(name, error.to_string())),
+        Err(error) => Err(error),
+    }
 }
 
 /// Every trigger of ours must fire, both events that report changes must have one, and its function's owner must be

@@ -12,6 +12,7 @@
 mod connect;
 mod health;
 pub mod migrate;
+mod name;
 mod queue;
 mod recorder;
 mod store;
