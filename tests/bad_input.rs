@@ -175,7 +175,7 @@ fn impossible_lengths_and_unknown_messages_are_refused() {
 fn messages_before_authentication_wait_or_are_refused() {
     let server = PgServer::with(*support::versions().last().unwrap()).auth("scram-sha-256").start();
     server.psql("postgres", "create role anna login password 'x'");
-    let proxy = Proxy::start(&server, "");
+    let proxy = Proxy::start(&server, "[limits]\nlogin_timeout = \"5s\"\n");
     let before = proxy.resident_bytes();
     let login = wire::startup(wire::V3_0, &[("user", "anna"), ("database", "postgres")]);
     for message in every_message() {

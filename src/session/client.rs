@@ -10,7 +10,7 @@ use super::transaction::Step;
 use super::{Effects, Env, Next, Rest, Session};
 use crate::change::{Outcome, Recording, StatementFact, VerdictKind};
 use crate::policy::{Interest, Refusal, Verdict};
-use crate::sql::{Class, Classified, Classifier, Control, Statement, unread};
+use crate::sql::{Class, Classified, Classifier, Statement, unread};
 use crate::wire::frame::{BadLength, HEADER, Head, cstr};
 use crate::wire::pipe::Pipe;
 
@@ -149,7 +149,8 @@ impl Session {
     fn script(&mut self, frame: &Frame<'_>, statements: &[Statement], text: &[u8], fx: &mut Effects) -> Judged {
         let class = statements.first().map_or(Class::Other, |statement| statement.class);
         let mut steps = VecDeque::new();
-        let mut matters = false;
+        // Most texts hold nothing that matters: only the first statement that does makes a place for those before it.
+        let mut plain = 0;
         for statement in statements {
             let sql = text.get(statement.range.clone()).unwrap_or_default();
             match self.rule(statement, frame.env) {
@@ -157,9 +158,15 @@ impl Session {
                 Ok(Some(rule)) => {
                     let ruled = Ruled { statement, sql, rule };
                     let step = self.step(&ruled, frame.env);
-                    matters |= step.fact.is_some() || step.control.as_ref().is_some_and(|c| *c != Control::Begin);
                     if step.fact.is_some() {
                         fx.verdicts.push(VerdictKind::Allow);
+                    }
+                    if steps.is_empty() && !step.matters() {
+                        plain += 1;
+                        continue;
+                    }
+                    if steps.is_empty() {
+                        steps.extend((0..plain).map(|_| Step::default()));
                     }
                     steps.push_back(step);
                 }
@@ -177,7 +184,7 @@ impl Session {
             }
         }
         self.answer = None;
-        let script = matters.then_some(Watched::Query(Script { steps, refused: None }));
+        let script = (!steps.is_empty()).then_some(Watched::Query(Script { steps, refused: None }));
         self.owe(Kind::Query, class, frame, script)
     }
 

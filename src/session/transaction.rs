@@ -4,12 +4,19 @@ use crate::change::{Outcome, StatementFact};
 use crate::sql::Control;
 
 /// One statement that was sent: what to do when its CommandComplete comes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Step {
     /// Set where it moves the transaction.
     pub control: Option<Control>,
     /// Set where it is logged; its outcome is filled in later.
     pub fact: Option<Box<StatementFact>>,
+}
+
+impl Step {
+    /// Whether its CommandComplete changes anything here.
+    pub fn matters(&self) -> bool {
+        self.fact.is_some() || self.control.as_ref().is_some_and(|control| *control != Control::Begin)
+    }
 }
 
 /// The session's transaction, as far as the statement log needs it.

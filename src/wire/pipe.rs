@@ -167,6 +167,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_judged_can_be_forgotten() {
+        let mut pipe = pipe(8, b"abcdef");
+        pipe.pass(2);
+        pipe.drop_incoming();
+        assert_eq!((pipe.outgoing(), pipe.incoming()), (&b"ab"[..], &b""[..]));
+        pipe.wrote(2);
+        assert!(pipe.is_empty());
+    }
+
+    #[test]
     fn growing_keeps_what_is_there() {
         let mut pipe = pipe(4, b"abcd");
         pipe.pass(2);

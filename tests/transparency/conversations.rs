@@ -1142,8 +1142,9 @@ fn statement_timeout(talk: &mut Talk, database: &str) {
     login(talk, database);
     talk.query("set statement_timeout = 50");
     talk.query("select pg_sleep(10)");
-    talk.query("begin; create table x_to (a int); select pg_sleep(10)");
-    talk.query("rollback; set statement_timeout = 0; table x_to");
+    talk.query("set statement_timeout = 0; begin; create table x_to (a int); set statement_timeout = 50");
+    talk.query("select pg_sleep(10)");
+    talk.query("rollback; table x_to");
 }
 
 fn savepoints(talk: &mut Talk, database: &str) {
@@ -1242,6 +1243,12 @@ fn slots(talk: &mut Talk, database: &str) {
     let made = talk.heard.iter().rposition(|message| message.tag == b'D');
     // Where it starts in the log is another place each time.
     made.map(|at| talk.heard.remove(at));
+    talk.send(&wire::query(&format!("START_REPLICATION SLOT {slot} LOGICAL 0/0")));
+    talk.until(b'W');
+    talk.send(&wire::copy_done());
+    talk.until(b'Z');
+    // The server says that it lives when it likes.
+    talk.heard.retain(|message| message.tag != b'd');
     talk.query(&format!("DROP_REPLICATION_SLOT {slot}"));
 }
 
