@@ -46,7 +46,7 @@ impl Watch {
     }
 
     /// Everybody but the witness is forgotten, and the memory is given back.
-    fn is_as_before(mut self, more: u64) {
+    fn ends_as_before(mut self, more: u64) {
         self.still_serves();
         let alone = || self.proxy.control("SHOW CLIENTS").lines().count() == 1;
         assert!(support::eventually(PATIENCE, alone), "{}", self.proxy.control("SHOW CLIENTS"));
@@ -104,7 +104,7 @@ fn garbage_instead_of_a_startup_packet() {
         say(&watch.proxy, &packet);
         watch.still_serves();
     }
-    watch.is_as_before(16 << 20);
+    watch.ends_as_before(16 << 20);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn startup_cut_at_every_byte() {
         }
         watch.still_serves();
     }
-    watch.is_as_before(16 << 20);
+    watch.ends_as_before(16 << 20);
 }
 
 fn every_message() -> Vec<Vec<u8>> {
@@ -147,7 +147,7 @@ fn every_message_cut_at_every_byte() {
         }
         watch.still_serves();
     }
-    watch.is_as_before(16 << 20);
+    watch.ends_as_before(16 << 20);
 }
 
 /// The answer's last error, as its SQLSTATE.
@@ -168,7 +168,7 @@ fn impossible_lengths_and_unknown_messages_are_refused() {
         }
         watch.still_serves();
     }
-    watch.is_as_before(16 << 20);
+    watch.ends_as_before(16 << 20);
 }
 
 #[test]
@@ -214,12 +214,12 @@ fn two_hundred_that_connect_and_say_nothing() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0, "they are shown the door");
     }
-    watch.is_as_before(16 << 20);
+    watch.ends_as_before(16 << 20);
 }
 
 #[test]
 fn startup_byte_by_byte_must_end_in_time() {
-    let mut watch = Watch::new("[limits]\nlogin_timeout = \"1s\"\n");
+    let watch = Watch::new("[limits]\nlogin_timeout = \"1s\"\n");
     let packet = login();
     let mut stream = TcpStream::connect(watch.proxy.clients).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -235,7 +235,7 @@ fn startup_byte_by_byte_must_end_in_time() {
     assert_eq!(slow.read_until_ready().last().unwrap().tag, b'Z');
     drop(slow);
     drop(stream);
-    watch.is_as_before(16 << 20);
+    watch.ends_as_before(16 << 20);
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn clients_that_stop_reading() {
     let grown = watch.proxy.resident_bytes().saturating_sub(watch.resident);
     assert!(grown < 32 << 20, "10 clients that do not read hold {grown} bytes");
     drop(stuck);
-    watch.is_as_before(32 << 20);
+    watch.ends_as_before(32 << 20);
 }
 
 /// Thousands of conversations with mistakes: bytes changed, lost, doubled; messages out of order; cut anywhere.
@@ -273,7 +273,7 @@ fn mutated_conversations() {
         watch.still_serves();
     }
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    watch.is_as_before(48 << 20);
+    watch.ends_as_before(48 << 20);
 }
 
 fn mutated(address: std::net::SocketAddr, seed: u64) {
