@@ -31,7 +31,7 @@ lint: ## Formatting, clippy and documentation, warnings as errors
 	@scripts/setup.sh build
 	@scripts/cargo fmt --all --check
 	@scripts/cargo clippy --all-targets --locked -- -D warnings
-	@RUSTDOCFLAGS="-D warnings" scripts/cargo doc --no-deps --locked
+	@RUSTDOCFLAGS="-D warnings" scripts/cargo doc --no-deps --document-private-items --locked
 
 bench: ## The proxy against direct, HAProxy and pgbouncer, interleaved (ARGS="--rounds 5 --seconds 10")
 	@scripts/setup.sh bench

@@ -108,12 +108,18 @@ class Bench:
     def pgbench(self, what: str, target: servers.Target, *arguments: str) -> None:
         command = [self.machine.bin / "pgbench", "-n", "-S", "-h", "127.0.0.1", "-p", str(target.port), "-U",
                    "postgres", "-T", str(self.options.seconds), *arguments, "bench"]
-        before = target.cpu_seconds()
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        cpu = target.cpu_seconds() - before
-        count = int(re.search(r"actually processed: (\d+)", output).group(1))
-        tps = float(re.search(r"^tps = ([\d.]+)", output, re.M).group(1))
-        self.note(what, target, tps=tps, cpu=cpu / count * 100_000)
+        # On a very busy machine a short run may end before all its clients are connected: it measured nothing.
+        for _ in range(5):
+            before = target.cpu_seconds()
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            cpu = target.cpu_seconds() - before
+            count = int(re.search(r"actually processed: (\d+)", output).group(1))
+            tps = re.search(r"^tps = ([\d.]+) ", output, re.M)
+            if count and tps:
+                self.note(what, target, tps=float(tps.group(1)), cpu=cpu / count * 100_000)
+                return
+            say(f"  {what} {target.name}: measured nothing, once more")
+        raise SystemExit(f"pgbench measured nothing:\n{output}")
 
     def drain(self, target: servers.Target) -> None:
         connection = login(target.port, "bench")

@@ -18,6 +18,8 @@ END
 $$;
 
 GRANT USAGE ON SCHEMA pggit TO pggit_reader;
+-- The migration runner's table, if it is there.
+GRANT SELECT ON ALL TABLES IN SCHEMA pggit TO pggit_reader;
 
 -- Readers see the tables of later migrations too; functions are closed unless a migration opens them.
 ALTER DEFAULT PRIVILEGES IN SCHEMA pggit GRANT SELECT ON TABLES TO pggit_reader;

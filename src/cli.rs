@@ -37,7 +37,7 @@ enum Command {
         /// Metrics and health, instead of http.address; "off" for none
         #[arg(long, value_name = "ADDR")]
         http: Option<String>,
-        /// The server and its main database, instead of [upstream]; its user is the recorder's role
+        /// The server and its main database, instead of the `upstream` section; its user is the recorder's role
         #[arg(long, value_name = "URL", hide_env_values = true)]
         upstream: Option<String>,
     },

@@ -12,7 +12,7 @@
 //! | layer | modules | may know |
 //! |---|---|---|
 //! | core: no IO, no clock, no lock | [`wire`], [`sql`], [`branch`], [`change`], [`policy`], [`session`] | each other, downwards |
-//! | around it | [`config`], [`telemetry`], [`state`], [`history`] | the core, and what stands before them |
+//! | around it | [`config`], [`telemetry`], [`history`], [`state`] | the core, and what stands before them |
 //! | outside | [`proxy`], [`control`], [`http`] | everything above, never each other: they meet in [`state`] |
 //! | top | [`cli`] | everything |
 //!

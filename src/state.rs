@@ -40,6 +40,9 @@ pub struct Shared {
     pub started: Instant,
 }
 
+/// Held while rules and branches are put in force: whoever read earlier must not overwrite what was read later.
+static APPLYING: Mutex<()> = Mutex::new(());
+
 /// The process' own state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Life {
@@ -63,6 +66,7 @@ impl Shared {
 
     /// Puts a configuration in force. Addresses and the server are those of the start.
     pub fn apply(&self, config: Config) {
+        let _one_at_a_time = APPLYING.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = self.history.branch_rows();
         let branches = config.branches(&rows);
         let policy = config.policy(&branches, &self.history.freezes());
@@ -74,6 +78,7 @@ impl Shared {
 
     /// After the recorder saw branches or freezes change.
     pub fn refresh(&self) {
+        let _one_at_a_time = APPLYING.lock().unwrap_or_else(PoisonError::into_inner);
         let config = self.config.load_full();
         let branches = config.branches(&self.history.branch_rows());
         self.policy.store(Arc::new(config.policy(&branches, &self.history.freezes())));

@@ -8,6 +8,8 @@ mod histogram;
 pub mod names;
 
 use std::fmt::Write;
+use std::os::fd::AsFd;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -319,7 +321,10 @@ impl Metrics {
 pub fn init_log(config: &LogConfig) {
     let level = if config.level.is_empty() { "info" } else { &config.level };
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Standard error under a number of its own: libpg_query takes number 2 away while it parses.
+    let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
+    let stderr = Mutex::new(std::fs::File::from(stderr));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     let _ = if config.json { log.json().try_init() } else { log.with_ansi(false).try_init() };
 }
 

@@ -245,7 +245,7 @@ fn encode(line: &str, from_client: bool) -> Vec<u8> {
         body.push(0);
     };
     if !from_client && tag == b'E' {
-        // E 42501 message | detail | hint
+        // E 42501 message | detail | hint | context
         let (state, rest) = rest.split_once(' ').unwrap_or((rest, ""));
         let mut parts = rest.split(" | ");
         let message = parts.next().unwrap_or("");
@@ -254,6 +254,14 @@ fn encode(line: &str, from_client: bool) -> Vec<u8> {
             b"ERROR",
             error::Text { sqlstate: state, message, detail: parts.next(), hint: parts.next() },
         );
+        if let Some(context) = parts.next() {
+            out.pop();
+            out.push(b'W');
+            text(&mut out, context);
+            out.push(0);
+            let length = u32::try_from(out.len() - 1).unwrap();
+            out[1..5].copy_from_slice(&length.to_be_bytes());
+        }
         return out;
     }
     frame::put(&mut out, tag, |body| match (from_client, tag) {

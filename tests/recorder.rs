@@ -318,7 +318,9 @@ async fn a_freeze_reaches_other_proxies_and_outlives_this_one() {
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = |seen: &Arc<AtomicUsize>| {
         let seen = seen.clone();
-        move || drop(seen.fetch_add(1, Ordering::SeqCst))
+        move || {
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
     };
     let (one, two) = (History::start(&config(server, &database), counted(&seen)), start(&config(server, &database)));
     until("both have read", PATIENCE, || !one.branch_rows().is_empty() && !two.branch_rows().is_empty()).await;

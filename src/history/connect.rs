@@ -217,6 +217,11 @@ impl Condition {
         *state = State::Good;
     }
 
+    /// Whether it has not worked for at least so long.
+    pub fn fails_for(&self, time: Duration) -> bool {
+        matches!(&*self.lock(), State::Bad { since, .. } if since.elapsed() >= time)
+    }
+
     /// Why it does not work; `None` where it does.
     pub fn trouble(&self) -> Option<String> {
         match &*self.lock() {

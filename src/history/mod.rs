@@ -20,7 +20,7 @@ mod tables;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime;
@@ -157,15 +157,23 @@ impl History {
 
     /// Whether a change on this branch can be recorded now. No IO, no lock held for long.
     pub fn recording(&self, branch: &str) -> Recording {
-        self.watched(branch).map_or(Recording::Broken, |watched| watched.recording())
+        match self.watched(branch) {
+            // Before the first read a freeze of the branch may be in force and not known here.
+            Some(watched) if self.inner().is_some_and(|inner| inner.known.is_read()) => watched.recording(),
+            Some(_) | None => Recording::Broken,
+        }
     }
 
     /// Waits until [`Self::recording`] is no longer `Broken`, at most `timeout`; returns what it is then.
     /// The branch is looked at in the meantime. Cancel safe.
     pub async fn wait_recording(&self, branch: &str, timeout: Duration) -> Recording {
-        let Some(watched) = self.watched(branch) else { return Recording::Broken };
+        let (Some(inner), Some(watched)) = (self.inner(), self.watched(branch)) else { return Recording::Broken };
+        let deadline = Instant::now() + timeout;
+        if tokio::time::timeout(timeout, inner.known.first_read()).await.is_err() {
+            return Recording::Broken;
+        }
         match watched.recording() {
-            Recording::Broken => watched.wait(timeout).await,
+            Recording::Broken => watched.wait(deadline.saturating_duration_since(Instant::now())).await,
             known @ (Recording::Ready | Recording::NotRequired) => known,
         }
     }
@@ -175,6 +183,10 @@ impl History {
         match (self.inner(), self.watched(branch)) {
             (None, _) => RecorderError::NotRunning.to_string(),
             (Some(_), None) => RecorderError::UnknownBranch(branch.to_owned()).to_string(),
+            (Some(inner), Some(_)) if !inner.known.is_read() => {
+                let why = inner.main.trouble().unwrap_or_default();
+                format!("it is not known yet whether the branch is frozen: {why}")
+            }
             (Some(_), Some(watched)) => watched.reason(),
         }
     }
@@ -193,6 +205,11 @@ impl History {
         if let Some(inner) = self.inner() {
             inner.queue.push_wait(fact).await;
         }
+    }
+
+    /// Whether no fact could be written for at least so long.
+    pub fn log_fails_for(&self, time: Duration) -> bool {
+        self.inner().is_none_or(|inner| inner.log.fails_for(time))
     }
 
     /// Facts that wait to be written.
@@ -287,6 +304,7 @@ impl Inner {
             self.watch();
             (self.changed)();
         }
+        self.known.published();
     }
 
     /// Reads branches and freezes again, on a connection that has just changed them.

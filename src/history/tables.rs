@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::connect::{Backoff, RecorderError, bounded};
 use super::recorder::close;
@@ -28,6 +28,8 @@ pub(super) struct Known {
     state: Mutex<State>,
     /// The declared branches are to be written again.
     pub redeclare: Notify,
+    /// Whether the tables were read at all, and everybody knows what they say.
+    read: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -89,6 +91,21 @@ impl Known {
         changed
     }
 
+    /// Whether it is known which branches are frozen or protected.
+    pub fn is_read(&self) -> bool {
+        *self.read.borrow()
+    }
+
+    /// Everybody has been told what was read, or that there is nothing to be read.
+    pub fn published(&self) {
+        self.read.send_replace(true);
+    }
+
+    /// Returns once [`Self::is_read`]. Cancel safe.
+    pub async fn first_read(&self) {
+        let _ = self.read.subscribe().wait_for(|read| *read).await;
+    }
+
     fn to_declare(&self) -> Option<Vec<Arc<Branch>>> {
         let mut state = self.lock();
         std::mem::take(&mut state.undeclared).then(|| state.declared.clone())
@@ -137,6 +154,9 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<Infallible, Reco
             }
             // The main connection works, the schema does not: say so, and look again soon.
             Err(error) if error.leaves_connection() => {
+                if error.is_not_migrated() {
+                    inner.known.published();
+                }
                 inner.main.fail(not_migrated(&error).unwrap_or_else(|| error.to_string()));
                 UNMIGRATED
             }

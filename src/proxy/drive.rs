@@ -160,7 +160,12 @@ impl Drive<'_> {
         if self.place.is_killed() || self.relay.shared.clients.is_ending() {
             return Err(End::Terminated);
         }
-        if activity == Activity::Idle && self.up.is_empty() && self.relay.shared.clients.is_draining() {
+        let may_end = match activity {
+            Activity::Login => true,
+            Activity::Idle => self.up.is_empty(),
+            Activity::Active | Activity::IdleInTransaction => false,
+        };
+        if may_end && self.relay.shared.clients.is_draining() {
             return Err(End::Terminated);
         }
         Ok(())

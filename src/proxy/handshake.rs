@@ -14,7 +14,7 @@ use super::{Relay, refuse};
 use crate::branch::{Carriers, Route, take_branch_option};
 use crate::change::SessionFacts;
 use crate::session::Session;
-use crate::state::Client;
+use crate::state::{Client, Life};
 use crate::telemetry::{Connection, Side};
 use crate::wire::error::Text;
 use crate::wire::startup::{self, Bad, First, Startup};
@@ -51,9 +51,15 @@ pub(super) async fn run(
     peer: SocketAddr,
     deadline: Instant,
 ) -> io::Result<Option<Link>> {
-    let first = match tokio::time::timeout_at(deadline.into(), read_first(&mut client)).await {
-        Ok(first) => first?,
-        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no start-up packet in time")),
+    let mut life = relay.shared.life.subscribe();
+    let first = tokio::select! {
+        biased;
+        first = tokio::time::timeout_at(deadline.into(), read_first(&mut client)) => match first {
+            Ok(first) => first?,
+            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no start-up packet in time")),
+        },
+        // Whoever has said nothing yet must not hold up the end of the process.
+        _ = life.wait_for(|life| *life > Life::Serving) => return Ok(None),
     };
     let metrics = &relay.shared.metrics;
     let farewell = match first {

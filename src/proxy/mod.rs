@@ -148,9 +148,15 @@ async fn run(place: &Place, stream: std::net::TcpStream, peer: SocketAddr) -> io
     let stream = tokio::net::TcpStream::from_std(stream)?;
     let limit = place.relay.shared.config.load().limits.login_timeout;
     let deadline = Instant::now() + limit;
-    let Some(link) = handshake::run(&place.relay, place.client.clone(), stream, peer, deadline).await? else {
-        return Ok(());
+    let mut life = place.relay.shared.life.subscribe();
+    let link = tokio::select! {
+        biased;
+        link = handshake::run(&place.relay, place.client.clone(), stream, peer, deadline) => link?,
+        // A server that does not answer must not hold it up, either.
+        _ = life.wait_for(|life| *life == Life::Ending) => None,
     };
-    drive::run(&place.relay, link, deadline).await;
+    if let Some(link) = link {
+        drive::run(&place.relay, link, deadline).await;
+    }
     Ok(())
 }

@@ -339,7 +339,7 @@ impl Session {
             Verdict::Refuse(refusal) => return Err(refusal),
             Verdict::Allow(rule) => rule,
         };
-        if !statement.may_be_ddl() || statement.temporary || self.transaction.status == b'E' {
+        if !is_logged(statement) || statement.temporary || self.transaction.status == b'E' {
             return Ok(Some(rule));
         }
         match self.answer.unwrap_or_else(|| (env.recording)()) {

@@ -11,6 +11,7 @@ mod prepared;
 mod refusal;
 mod server;
 mod transaction;
+mod unrecorded;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -64,7 +65,7 @@ enum Rest {
 pub struct Env<'a> {
     /// The rules in force.
     pub policy: &'a Policy,
-    /// Whether a change can be recorded now; asked for DDL only.
+    /// Whether a change can be recorded now; asked for DDL and role changes only.
     pub recording: &'a dyn Fn() -> Recording,
     /// Why it cannot, for the error's DETAIL.
     pub broken_because: &'a dyn Fn() -> String,
@@ -117,6 +118,8 @@ pub struct Effects {
     pub login_failed: Option<String>,
     /// Errors the server answered with.
     pub errors: u64,
+    /// Changes that the server undid because it could not record them.
+    pub unrecorded: u64,
 }
 
 /// What a session is doing.

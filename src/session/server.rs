@@ -1,6 +1,7 @@
 //! From the server: answers are matched with what was owed. Rows and COPY data pass unread.
 
 use super::ledger::{Kind, Script, Watched};
+use super::unrecorded::Unrecorded;
 use super::{Effects, Env, Session, finished};
 use crate::change::Outcome;
 use crate::sql::Encoding;
@@ -129,7 +130,7 @@ impl Session {
     fn error(&mut self, body: &[u8], env: &Env<'_>, fx: &mut Effects) -> Option<Vec<u8>> {
         fx.errors += 1;
         let text = |code| String::from_utf8_lossy(field(body, code).unwrap_or_default()).into_owned();
-        let (sqlstate, message) = (text(b'C'), text(b'M'));
+        let (mut sqlstate, mut message) = (text(b'C'), text(b'M'));
         if field(body, b'V') == Some(b"FATAL") {
             self.fatal = true;
         }
@@ -137,9 +138,15 @@ impl Session {
             fx.login_failed = Some(sqlstate);
             return None;
         }
+        let mut rewritten = None;
+        if let Some(unrecorded) = Unrecorded::read(body, self.tag_under_way()) {
+            fx.unrecorded += 1;
+            rewritten = Some(unrecorded.error(body));
+            sqlstate = Unrecorded::SQLSTATE.to_owned();
+            message = format!("{}: {}", unrecorded.message, unrecorded.cause);
+        }
         self.transaction.failed(&sqlstate, &message);
 
-        let mut rewritten = None;
         let (origin, now) = (self.origin, env.now);
         let mut fail = |fact: Option<Box<crate::change::StatementFact>>| {
             if let Some(fact) = fact {
@@ -150,7 +157,7 @@ impl Session {
             }
         };
         if let Some(Watched::Query(Script { steps, refused })) = self.ledger.front_watched() {
-            rewritten = refused.as_ref().and_then(|refused| refused.rewrite(body));
+            rewritten = rewritten.or_else(|| refused.as_ref().and_then(|refused| refused.rewrite(body)));
             fail(steps.pop_front().and_then(|step| step.fact));
             // The server runs none of the statements behind it.
             steps.clear();
@@ -174,6 +181,16 @@ impl Session {
             self.statements.undo(undo);
         }
         rewritten
+    }
+
+    /// The command tag of the logged statement that the server is working on.
+    fn tag_under_way(&mut self) -> Option<&'static str> {
+        let step = match self.ledger.front_watched()? {
+            Watched::Query(script) => script.steps.front()?,
+            Watched::Execute(step) => step,
+            Watched::Parse(..) | Watched::Bind(_) => return None,
+        };
+        step.fact.as_ref().map(|fact| fact.tag)
     }
 
     fn ready(&mut self, body: &[u8], env: &Env<'_>, fx: &mut Effects) {

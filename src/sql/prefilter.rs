@@ -4,7 +4,7 @@
 //! creates, alters or drops an object, changes a role, moves the transaction or touches a `pggit.*`
 //! setting may ever get a class here.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2_iter};
 
 use super::Class;
 use super::scan::{self, Backslash, Kind, Scanner};
@@ -101,25 +101,34 @@ fn is_single(body: &[u8]) -> bool {
 }
 
 /// Whether the text holds the lower-case `needle`, in any case; anywhere, in quotes too.
+#[inline]
 pub(super) fn contains<const N: usize>(text: &[u8], needle: &[u8; N]) -> bool {
-    const BLOCK: usize = 64;
-    let Some(last) = text.len().checked_sub(N) else { return false };
-    let mut at = 0;
-    while at <= last {
-        let starts = BLOCK.min(last + 1 - at);
-        // No exit inside a block: this way the compiler makes vector instructions of it.
-        let mut found = false;
-        for start in at..at + starts {
-            let mut same = true;
-            for (i, wanted) in needle.iter().enumerate() {
-                same &= text[start + i] | 0x20 == *wanted | 0x20;
-            }
-            found |= same;
+    // Looks for the needle's rarest character, then around it.
+    let at = rarest(needle);
+    let (lower, upper) = (needle[at], needle[at].to_ascii_uppercase());
+    memchr2_iter(lower, upper, text).any(|found| {
+        found
+            .checked_sub(at)
+            .and_then(|start| text.get(start..start + N))
+            .is_some_and(|window| window.eq_ignore_ascii_case(needle))
+    })
+}
+
+/// Where the character stands that is least likely in English and SQL: no letter at all, or a rare one.
+/// Folds to a constant where the needle is one.
+#[inline]
+fn rarest<const N: usize>(needle: &[u8; N]) -> usize {
+    let rank = |byte: u8| match byte {
+        b'e' | b't' | b'a' | b'o' | b'i' | b'n' | b's' | b'r' => 0,
+        b'h' | b'l' | b'd' | b'c' | b'u' | b'm' => 1,
+        b'a'..=b'z' => 2,
+        _ => 3,
+    };
+    let mut best = 0;
+    for at in 1..N {
+        if rank(needle[at]) > rank(needle[best]) {
+            best = at;
         }
-        if found {
-            return true;
-        }
-        at += starts;
     }
-    false
+    best
 }

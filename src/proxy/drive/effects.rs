@@ -73,6 +73,9 @@ impl Drive<'_> {
         for _ in 0..std::mem::take(&mut self.fx.errors) {
             metrics.error(Side::Server);
         }
+        for _ in 0..std::mem::take(&mut self.fx.unrecorded) {
+            metrics.history_failure();
+        }
         if let Some(application) = self.fx.application.take() {
             *self.place.application.lock().unwrap_or_else(PoisonError::into_inner) = application;
         }
@@ -118,18 +121,26 @@ impl Drive<'_> {
         if left.is_empty() {
             return;
         }
-        let (shared, waiting) = (shared.clone(), self.wait.take());
+        let (shared, session, waiting) = (shared.clone(), self.facts.id, self.wait.take());
         self.wait = Some(Wait::Log(Box::pin(async move {
             if let Some(Wait::Log(earlier)) = waiting {
                 earlier.await;
             }
             let timeout = shared.config.load().history.timeout;
+            // All of them share one deadline; and where nothing was written for that long, refusals do not wait in vain.
+            let deadline = tokio::time::Instant::now() + timeout;
+            let in_vain = shared.history.log_fails_for(timeout);
+            let mut lost = 0;
             for fact in left {
-                let (session, tag) = (fact.session.id, fact.tag);
-                if tokio::time::timeout(timeout, shared.history.log_wait(fact)).await.is_err() {
+                let limit =
+                    if in_vain && fact.outcome == Outcome::Refused { tokio::time::Instant::now() } else { deadline };
+                if tokio::time::timeout_at(limit, shared.history.log_wait(fact)).await.is_err() {
                     shared.metrics.history_failure();
-                    tracing::error!(%session, tag, "the statement log is full: a statement's row is lost");
+                    lost += 1;
                 }
+            }
+            if lost > 0 {
+                tracing::error!(%session, lost, "the statement log is full: rows of statements are lost");
             }
         })));
     }

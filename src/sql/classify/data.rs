@@ -1,6 +1,6 @@
 //! Statements that read and write rows, and those that run others: EXPLAIN, COPY, cursors.
 
-use super::super::Class;
+use super::super::{Class, ObjectName};
 use super::facts::Facts;
 use super::tree::{ConstValue, Node, ObjectType, nodes};
 use super::{kind, name};
@@ -9,10 +9,10 @@ use super::{kind, name};
 pub fn facts(node: Node<'_>) -> Option<Facts> {
     Some(match node {
         Node::SelectStmt(select) => self::select(select),
-        Node::InsertStmt(insert) => write("INSERT", insert.relation()),
-        Node::UpdateStmt(update) => write("UPDATE", update.relation()),
-        Node::DeleteStmt(delete) => write("DELETE", delete.relation()),
-        Node::MergeStmt(merge) => write("MERGE", merge.relation()),
+        Node::InsertStmt(insert) => write("INSERT", insert.relation(), insert.with_clause()),
+        Node::UpdateStmt(update) => write("UPDATE", update.relation(), update.with_clause()),
+        Node::DeleteStmt(delete) => write("DELETE", delete.relation(), delete.with_clause()),
+        Node::MergeStmt(merge) => write("MERGE", merge.relation(), merge.with_clause()),
         Node::TruncateStmt(truncate) => {
             Facts::new("TRUNCATE TABLE", Class::Write).on(kind::TABLE, name::relations(truncate.relations()))
         }
@@ -43,20 +43,24 @@ fn select(select: &nodes::SelectStmt) -> Facts {
             .on(kind::TABLE, name::relation(into.rel()))
             .temporary_if(name::is_temporary(into.rel()));
     }
-    let class = if writes(select) { Class::Write } else { Class::Read };
-    Facts::new("SELECT", class).setting(set_config(leftmost))
+    let written = written_by(select.with_clause());
+    let facts = Facts::new("SELECT", if written.is_empty() { Class::Read } else { Class::Write });
+    let facts = if written.is_empty() { facts } else { facts.on(kind::TABLE, written) };
+    facts.setting(set_config(leftmost))
 }
 
-/// Only the topmost WITH of a statement may hold one that writes.
-fn writes(select: &nodes::SelectStmt) -> bool {
-    select.with_clause().is_some_and(|with| {
-        with.ctes().iter().any(|cte| {
-            matches!(
-                cte.ctequery(),
-                Node::InsertStmt(_) | Node::UpdateStmt(_) | Node::DeleteStmt(_) | Node::MergeStmt(_)
-            )
-        })
+/// The tables that statements in WITH write to. Only the topmost WITH of a statement may hold one that writes.
+fn written_by(with: Option<&nodes::WithClause>) -> Vec<ObjectName> {
+    let ctes = with.into_iter().flat_map(|with| with.ctes().iter());
+    ctes.filter_map(|cte| match cte.ctequery() {
+        Node::InsertStmt(insert) => Some(insert.relation()),
+        Node::UpdateStmt(update) => Some(update.relation()),
+        Node::DeleteStmt(delete) => Some(delete.relation()),
+        Node::MergeStmt(merge) => Some(merge.relation()),
+        _ => None,
     })
+    .flat_map(name::relation)
+    .collect()
 }
 
 /// The `pggit.*` setting that a call in the list of columns sets, however its literal is written.
@@ -72,8 +76,10 @@ fn set_config(select: &nodes::SelectStmt) -> Option<String> {
     })
 }
 
-fn write(tag: &'static str, relation: Option<&nodes::RangeVar>) -> Facts {
-    Facts::new(tag, Class::Write).on(kind::TABLE, name::relation(relation))
+fn write(tag: &'static str, relation: Option<&nodes::RangeVar>, with: Option<&nodes::WithClause>) -> Facts {
+    let mut objects = name::relation(relation);
+    objects.extend(written_by(with));
+    Facts::new(tag, Class::Write).on(kind::TABLE, objects)
 }
 
 fn copy(copy: &nodes::CopyStmt) -> Facts {
@@ -84,7 +90,12 @@ fn copy(copy: &nodes::CopyStmt) -> Facts {
     };
     let class = if copy.is_from { Class::Write } else { query };
     let facts = Facts::new("COPY", class);
-    if copy.relation().is_some() { facts.on(kind::TABLE, name::relation(copy.relation())) } else { facts }
+    if copy.relation().is_some() {
+        facts.on(kind::TABLE, name::relation(copy.relation()))
+    } else {
+        let written = self::facts(copy.query()).map(|f| f.objects).unwrap_or_default();
+        if written.is_empty() { facts } else { facts.on(kind::TABLE, written) }
+    }
 }
 
 fn create_table_as(create: &nodes::CreateTableAsStmt) -> Facts {
