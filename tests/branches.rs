@@ -196,6 +196,21 @@ fn rows_become_branches_without_a_restart() {
 }
 
 #[test]
+fn changes_that_go_round_the_proxy_carry_the_branch_of_their_database() {
+    each(|it| {
+        for (database, branch) in [(&it.app, "main"), (&it.feature, "feature/x")] {
+            let known = || it.server.psql(database, "select pggit.default_branch()") == branch;
+            assert!(eventually(PATIENCE, known), "the database of {branch} knows its name");
+            it.server.psql(database, "create table roundabout ()");
+            let row = "select branch, via_proxy from pggit.history where object_name = 'roundabout'";
+            assert_eq!(it.server.psql(database, row), format!("{branch}|f"));
+            let own = "select count(*) from pggit.history where schema_name = 'pggit'";
+            assert_eq!(it.server.psql(database, own), "0", "giving the name is no change");
+        }
+    });
+}
+
+#[test]
 fn psql_switches_branches() {
     each(|it| {
         let script = format!(

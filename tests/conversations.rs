@@ -274,7 +274,7 @@ fn encode(line: &str, from_client: bool) -> Vec<u8> {
         }
         (true, b'B') => {
             let (portal, name) = rest.split_once('|').unwrap();
-            text(body, portal);
+            text(body, &portal.replace("<long>", &"p".repeat(70_000)));
             text(body, name);
             body.extend_from_slice(&[0; 6]);
         }

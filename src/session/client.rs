@@ -255,10 +255,10 @@ impl Session {
     fn bind(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
         let names = cstr(frame.body).and_then(|(portal, rest)| Some((portal, cstr(rest)?.0)));
         let Some((portal, name)) = names else {
-            if !frame.is_whole() && frame.body.len() < NAMES {
-                return Judged::Wait;
+            if frame.is_whole() {
+                return self.owe(Kind::Bind, Class::Other, frame, None);
             }
-            return self.owe(Kind::Bind, Class::Other, frame, None);
+            return if frame.body.len() < NAMES { Judged::Wait } else { self.names_too_long(frame) };
         };
         let prepared = self.statements.find(name).cloned().unwrap_or_default();
         if let Some(known) = &prepared.text {
@@ -278,6 +278,20 @@ impl Session {
         self.answer = None;
         self.portals.set(portal, prepared, frame.env.limits.max_prepared);
         self.owe(Kind::Bind, Class::Other, frame, None)
+    }
+
+    /// A Bind whose statement cannot be known may not pass: it might run what a rule forbids.
+    fn names_too_long(&mut self, frame: &Frame<'_>) -> Judged {
+        let refused = self.refuse(Refusal {
+            sqlstate: "54000",
+            rule: None,
+            message: "names of portal and prepared statement are too long".into(),
+            detail: Some(format!("Together they may have {NAMES} bytes.")),
+            hint: None,
+        });
+        let new = refused.bind_head(b"", 0);
+        self.owe(Kind::Bind, Class::Other, frame, Some(Watched::Bind(refused)));
+        Judged::Replace { old: HEADER, new, drop_rest: true }
     }
 
     fn execute(&mut self, frame: &Frame<'_>) -> Judged {
