@@ -260,6 +260,9 @@ impl Session {
             }
             return if frame.body.len() < NAMES { Judged::Wait } else { self.names_too_long(frame) };
         };
+        if portal.len() + name.len() >= NAMES {
+            return self.names_too_long(frame);
+        }
         let prepared = self.statements.find(name).cloned().unwrap_or_default();
         if let Some(known) = &prepared.text {
             // The rules may have changed since Parse.
