@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::judge::{Ruled, is_logged, logged_sql};
 use super::ledger::{Kind, Script, Watched};
 use super::prepared::{Prepared, Text};
-use super::refusal::Refused;
 use super::transaction::Step;
 use super::{Effects, Env, Next, Rest, Session};
-use crate::change::{Outcome, Recording, StatementFact, VerdictKind};
+use crate::change::VerdictKind;
 use crate::policy::{Interest, Refusal, Verdict};
 use crate::sql::{Class, Classified, Classifier, Statement, unread};
 use crate::wire::frame::{BadLength, HEADER, Head, cstr};
@@ -83,13 +83,6 @@ impl Frame<'_> {
     fn is_too_long(&self) -> bool {
         self.head.total > self.env.limits.max_statement_parse
     }
-}
-
-/// A statement that is to be run, and what the rules said.
-struct Ruled<'a> {
-    statement: &'a Statement,
-    sql: &'a [u8],
-    rule: Option<String>,
 }
 
 impl Session {
@@ -345,119 +338,6 @@ impl Session {
         }
         self.owe(Kind::Call, Class::Opaque, frame, None)
     }
-
-    /// Whether the statement may run: the rule that said so, `None` where the recorder has to be asked first,
-    /// or why not.
-    fn rule(&self, statement: &Statement, env: &Env<'_>) -> Result<Option<Option<String>>, Refusal> {
-        if let Some(refusal) = guarded_setting(statement) {
-            return Err(refusal);
-        }
-        let rule = match env.policy.judge(&self.who(), statement) {
-            Verdict::Refuse(refusal) => return Err(refusal),
-            Verdict::Allow(rule) => rule,
-        };
-        if !is_logged(statement) || statement.temporary || self.transaction.status == b'E' {
-            return Ok(Some(rule));
-        }
-        match self.answer.unwrap_or_else(|| (env.recording)()) {
-            Recording::NotRequired | Recording::Ready => Ok(Some(rule)),
-            Recording::Broken if self.answer.is_none() => Ok(None),
-            Recording::Broken => Err(Refusal {
-                sqlstate: "PG003",
-                rule: None,
-                message: format!("{} refused: the history cannot be written", tag(statement)),
-                detail: Some((env.broken_because)()),
-                hint: Some("See SHOW HEALTH on the control port, and pggit-proxy migrate status.".into()),
-            }),
-        }
-    }
-
-    /// Logs the refusal, and gives it a number.
-    fn refused(
-        &mut self,
-        statement: &Statement,
-        sql: &[u8],
-        refusal: Refusal,
-        env: &Env<'_>,
-        fx: &mut Effects,
-    ) -> Refused {
-        self.answer = None;
-        let mut fact = self.fact(&Ruled { statement, sql, rule: refusal.rule.clone() }, env);
-        fact.verdict = VerdictKind::Refuse;
-        fact.outcome = Outcome::Refused;
-        fact.duration = std::time::Duration::ZERO;
-        fact.sqlstate = Some(refusal.sqlstate.to_owned());
-        fact.error = Some(refusal.message.clone());
-        fx.verdicts.push(VerdictKind::Refuse);
-        fx.facts.push(fact);
-        self.refuse(refusal)
-    }
-
-    fn step(&self, ruled: &Ruled<'_>, env: &Env<'_>) -> Step {
-        let fact = is_logged(ruled.statement).then(|| Box::new(self.fact(ruled, env)));
-        Step { control: ruled.statement.control.clone(), fact }
-    }
-
-    /// A fact whose outcome is still open; `duration` holds the session's age until then.
-    fn fact(&self, ruled: &Ruled<'_>, env: &Env<'_>) -> StatementFact {
-        StatementFact {
-            id: (env.new_id)(),
-            session: self.facts.clone(),
-            tag: ruled.statement.tag,
-            class: ruled.statement.class,
-            sql: logged_sql(ruled.sql, env.limits.max_logged_sql),
-            verdict: VerdictKind::Allow,
-            rule: ruled.rule.clone(),
-            outcome: Outcome::Unknown,
-            sqlstate: None,
-            error: None,
-            application_name: self.application.clone(),
-            started_at: (env.wall)(),
-            duration: env.now.saturating_duration_since(self.origin),
-        }
-    }
-}
-
-fn is_logged(statement: &Statement) -> bool {
-    statement.may_be_ddl() || statement.class == Class::Role
-}
-
-fn tag(statement: &Statement) -> &str {
-    if statement.tag.is_empty() { "statement" } else { statement.tag }
-}
-
-/// The text as it is logged: UTF-8, cut at the bound with a mark.
-fn logged_sql(sql: &[u8], max: usize) -> String {
-    match sql.get(..max) {
-        Some(head) if sql.len() > max => format!("{} … [{} bytes]", String::from_utf8_lossy(head), sql.len()),
-        _ => String::from_utf8_lossy(sql).into_owned(),
-    }
-}
-
-/// The settings that say whose change it is are set by the proxy alone, at connect.
-fn guarded_setting(statement: &Statement) -> Option<Refusal> {
-    if statement.tag == "RESET" {
-        return None;
-    }
-    let setting = statement.setting.as_deref()?;
-    let (sqlstate, message, hint) = match setting {
-        "pggit.branch" => (
-            "55P02",
-            "parameter \"pggit.branch\" cannot be changed in a session",
-            "Connect to the branch instead, in psql with \\c app/feature-x.",
-        ),
-        "pggit.session" | "pggit.client" => {
-            ("42501", "permission denied to set a parameter of the proxy's own", "It is set by the proxy at connect.")
-        }
-        _ => return None,
-    };
-    Some(Refusal {
-        sqlstate,
-        rule: None,
-        message: message.to_owned(),
-        detail: Some(format!("Parameter: {setting}.")),
-        hint: Some(hint.to_owned()),
-    })
 }
 
 /// The grammar of a WAL sender, which is no SQL.

@@ -1,11 +1,12 @@
 //! One client's conversation, without IO: bytes in, bytes out, and the facts they made.
 //!
 //! The driver reads into a [`Pipe`], calls [`Session::from_client`] or [`Session::from_server`], and writes what they
-//! let pass. In between, statements are classified and judged ([`client`]), the answers that the server owes are
+//! let pass. In between, statements are classified ([`client`]) and judged ([`judge`]), the answers that the server owes are
 //! kept in a ledger ([`ledger`]), refused statements are replaced ([`refusal`]), and outcomes become known
 //! ([`server`], [`transaction`]). Rows and COPY data are never looked into and never held whole.
 
 mod client;
+mod judge;
 mod ledger;
 mod prepared;
 mod refusal;
