@@ -18,6 +18,28 @@ fn repository(server: &PgServer, config: &str) -> (String, Proxy) {
     (database, proxy)
 }
 
+#[test]
+fn it_starts_from_the_environment_without_a_file() {
+    use std::io::BufRead;
+    let server = PgServer::shared(versions()[0]);
+    let database = server.unique_database("app");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pggit-proxy"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--control", "off", "--http", "off"])
+        .env("PGGIT_UPSTREAM_URL", server.url(&database))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let clients = lines.find_map(|line| Some(line.strip_prefix("clients ")?.parse().unwrap()));
+    let seen = clients.map(|address| {
+        Wire::connect(address, &[("user", "postgres"), ("database", &database)]).value("select current_database()")
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(seen, Some(database));
+}
+
 /// What a client is told that does not get in.
 fn turned_away(proxy: &Proxy, database: &str, user: &str) -> Message {
     let parameters = [("user", user), ("database", database)];

@@ -29,7 +29,7 @@ pub struct BadConfig;
 pub fn run(path: Option<PathBuf>, overrides: Overrides) -> anyhow::Result<()> {
     let config = path
         .as_deref()
-        .map_or_else(|| Ok(Config::default()), Config::load)
+        .map_or_else(Config::from_environment, Config::load)
         .and_then(|config| config.with_overrides(overrides))
         .map_err(|problems| {
             report(&problems);
