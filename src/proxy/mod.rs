@@ -1,6 +1,7 @@
 //! Sockets: clients in, server connections out, and the loop that moves bytes between them.
 //!
-//! A client is accepted once and handed to one worker thread, where its two sockets, its task and its buffers stay.
+//! Each [`worker`] thread takes clients from the one listening socket; a client's two sockets, its task and its buffers
+//! stay with one thread.
 //! [`handshake`] reads the start-up packet and finds the branch, [`upstream`] connects to the server,
 //! [`drive`] relays until one side ends, [`cancel`] carries cancel requests.
 
@@ -10,36 +11,23 @@ mod drive;
 mod handshake;
 mod refuse;
 mod upstream;
+mod worker;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 
 use crate::state::{Client, Life, Shared};
 use cancel::Cancels;
-
-/// A client's socket on its way to a worker, with its place among the clients; without one it is told 53300.
-type Newcomer = (std::net::TcpStream, SocketAddr, Option<Arc<Client>>);
-
-/// Newcomers that wait for a worker, each. Beyond it the accept loop waits, and the kernel's backlog holds the rest.
-const WAITING: usize = 1024;
 
 /// What the tasks of all workers share, besides [`Shared`].
 struct Relay {
     shared: Arc<Shared>,
     cancels: Cancels,
-}
-
-/// One relaying thread.
-struct Worker {
-    newcomers: mpsc::Sender<Newcomer>,
-    clients: Arc<AtomicUsize>,
-    thread: std::thread::JoinHandle<()>,
 }
 
 /// Takes clients until the process drains, then waits for the ones that are there.
@@ -50,26 +38,10 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()>
         n => n,
     };
     let relay = Arc::new(Relay { shared: shared.clone(), cancels: Cancels::default() });
-    let workers = (0..workers).map(|n| Worker::start(n, relay.clone())).collect::<io::Result<Vec<_>>>()?;
-
-    let mut life = shared.life.subscribe();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => hand_over(&shared, &workers, stream, peer).await,
-                Err(error) => {
-                    // Out of descriptors, most likely: those who are there may leave.
-                    tracing::warn!(%error, "cannot accept a client");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            },
-            _ = life.wait_for(|life| *life > Life::Serving) => break,
-        }
-    }
-    drop(listener);
+    let threads = worker::start(workers, listener.into_std()?, relay)?;
+    let _ = shared.life.subscribe().wait_for(|life| *life > Life::Serving).await;
 
     let limit = shared.config.load().limits.drain_timeout;
-    let threads = workers.into_iter().map(|worker| worker.thread).collect::<Vec<_>>();
     let ended = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
     tokio::pin!(ended);
     if tokio::time::timeout(limit, &mut ended).await.is_err() {
@@ -78,54 +50,6 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()>
         let _ = ended.await;
     }
     Ok(())
-}
-
-async fn hand_over(shared: &Shared, workers: &[Worker], stream: tokio::net::TcpStream, peer: SocketAddr) {
-    let _ = stream.set_nodelay(true);
-    // As the server does: a client that vanished without a word is noticed within the kernel's keepalive time.
-    let _ = socket2::SockRef::from(&stream).set_keepalive(true);
-    let client = shared.clients.admit(shared.config.load().listen.max_clients, Some(peer));
-    let Some(worker) = workers.iter().min_by_key(|worker| worker.clients.load(Ordering::Relaxed)) else { return };
-    worker.clients.fetch_add(1, Ordering::Relaxed);
-    match stream.into_std() {
-        Ok(stream) => drop(worker.newcomers.send((stream, peer, client)).await),
-        Err(error) => tracing::warn!(%error, "lost a client"),
-    }
-}
-
-impl Worker {
-    fn start(n: usize, relay: Arc<Relay>) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (newcomers, waiting) = mpsc::channel(WAITING);
-        let clients = Arc::new(AtomicUsize::new(0));
-        let count = clients.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("relay-{n}"))
-            .spawn(move || runtime.block_on(work(relay, waiting, count)))?;
-        Ok(Self { newcomers, clients, thread })
-    }
-}
-
-/// Runs one worker's clients until there will be no more.
-async fn work(relay: Arc<Relay>, mut waiting: mpsc::Receiver<Newcomer>, count: Arc<AtomicUsize>) {
-    let mut tasks = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            newcomer = waiting.recv() => {
-                let Some((stream, peer, client)) = newcomer else { break };
-                let (relay, count) = (relay.clone(), count.clone());
-                tasks.spawn(async move {
-                    // Dropped in any case, also when the task panics: no place is ever lost.
-                    let place = Place { relay, client, count };
-                    if let Err(error) = run(&place, stream, peer).await {
-                        tracing::debug!(%peer, %error, "client ended");
-                    }
-                });
-            }
-            Some(_) = tasks.join_next() => {}
-        }
-    }
-    while tasks.join_next().await.is_some() {}
 }
 
 /// A client's place: given back when dropped.
@@ -144,8 +68,7 @@ impl Drop for Place {
     }
 }
 
-async fn run(place: &Place, stream: std::net::TcpStream, peer: SocketAddr) -> io::Result<()> {
-    let stream = tokio::net::TcpStream::from_std(stream)?;
+async fn run(place: &Place, stream: tokio::net::TcpStream, peer: SocketAddr) -> io::Result<()> {
     let limit = place.relay.shared.config.load().limits.login_timeout;
     let deadline = Instant::now() + limit;
     let mut life = place.relay.shared.life.subscribe();
