@@ -62,7 +62,7 @@ fn up_down_and_up_again() {
         assert_eq!(objects(server, &database), before, "status changes nothing");
 
         let up = migrate_ok(&["up"], &url);
-        assert!(up.contains("applied 0001 schema (") && up.contains("applied 0003 proxy ("), "{up}");
+        assert!(up.contains("applied 0001 schema (") && up.contains("applied 0006 proxy ("), "{up}");
         let full = objects(server, &database);
         assert_eq!(objects_elsewhere(server, &database), "");
         let recorded = server.psql(&database, "select distinct change_type from pggit.history");
@@ -79,10 +79,10 @@ fn up_down_and_up_again() {
         migrate_ok(&["up"], &url);
         assert_eq!(objects(server, &database), full);
 
-        let down = migrate_ok(&["down", "--to", "2"], &url);
-        assert!(down.contains("reverted 0003 proxy") && down.contains("at version 2 of"), "{down}");
-        migrate_ok(&["up", "--to", "3"], &url);
-        assert_eq!(server.psql(&database, "select max(version) from pggit.migrations"), "3");
+        let down = migrate_ok(&["down", "--to", "5"], &url);
+        assert!(down.contains("reverted 0006 proxy") && down.contains("at version 5 of"), "{down}");
+        migrate_ok(&["up", "--to", "6"], &url);
+        assert_eq!(server.psql(&database, "select max(version) from pggit.migrations"), "6");
 
         let down = migrate_ok(&["down", "--to", "0"], &url);
         assert!(down.contains("schema pggit is removed"), "{down}");
@@ -186,12 +186,12 @@ fn a_lock_in_the_way_ends_in_words() {
     let (client, connection) = runtime.block_on(tokio_postgres::connect(&url, tokio_postgres::NoTls)).unwrap();
     runtime.spawn(connection);
     runtime.block_on(client.batch_execute("begin; lock table pggit.statements in access share mode")).unwrap();
-    let error = migrate_fails(&["down", "--to", "2"], &url);
+    let error = migrate_fails(&["down", "--to", "5"], &url);
     assert!(error.contains("waited 10s in vain for a lock"), "{error}");
     // What stood above it is gone, it itself is whole.
-    assert_eq!(server.psql(&database, "select max(version) from pggit.migrations"), "3");
+    assert_eq!(server.psql(&database, "select max(version) from pggit.migrations"), "6");
     runtime.block_on(client.batch_execute("rollback")).unwrap();
-    migrate_ok(&["down", "--to", "2"], &url);
+    migrate_ok(&["down", "--to", "5"], &url);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::store::{self, Tables};
 use super::{Inner, connect};
 use crate::branch::Branch;
 
-/// The channel of the triggers in `migrations/0003_proxy.up.sql`.
+/// The channel of the triggers in `migrations/0006_proxy.up.sql`.
 const CHANNEL: &str = "pggit";
 
 /// Read at least so often, in case a notification was lost on the way.

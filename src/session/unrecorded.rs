@@ -5,7 +5,7 @@
 
 use crate::wire::error::{self, field};
 
-/// The functions in `migrations/0002_history.up.sql` that run in a client's transaction, as the server prints them in an
+/// The functions in `migrations/0005_capture.up.sql` that run in a client's transaction, as the server prints them in an
 /// error's context. Their search_path does not hold their schema, so it always stands before the name.
 const CAPTURE: [&[u8]; 3] = [b"pggit.record_ddl()", b"pggit.record_drop()", b"pggit.before_ddl()"];
 
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn every_event_trigger_function_is_known() {
-        let migration = include_str!("../../migrations/0002_history.up.sql");
+        let migration = include_str!("../../migrations/0005_capture.up.sql");
         let functions: Vec<&str> = migration
             .lines()
             .filter(|line| line.contains("RETURNS event_trigger"))

@@ -1,0 +1,75 @@
+-- Who, from where, in which transaction: column defaults of what is recorded, so that every way of recording gets them alike.
+-- SQL-standard bodies are bound when they are made: a client's search_path cannot change their meaning.
+
+-- The schema pggit is our own: what a migration does in it is no change of the user's. The rule: an object of the schema
+-- pggit, or a grant, goes unrecorded only if the recorder's owner makes the change in a transaction that says so like this.
+SELECT pg_catalog.set_config('pggit.migration', 'on', true);
+
+-- The branch of this database when a session does not name one.
+CREATE FUNCTION pggit.default_branch() RETURNS text LANGUAGE sql STABLE
+RETURN 'main'::text;
+
+CREATE FUNCTION pggit.current_branch() RETURNS text LANGUAGE sql STABLE
+RETURN coalesce(nullif(pg_catalog.current_setting('pggit.branch', true), ''), pggit.default_branch());
+
+-- The proxy's session, or NULL for a connection that went round the proxy. Text that is no uuid counts as none.
+CREATE FUNCTION pggit.current_session() RETURNS uuid LANGUAGE sql STABLE
+RETURN CASE WHEN pg_catalog.current_setting('pggit.session', true)
+                 ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
+            THEN pg_catalog.current_setting('pggit.session', true)::uuid END;
+
+-- The address in `1.2.3.4:567` or `[::1]:567`. The patterns accept only what the type inet accepts, so that an odd text
+-- gives NULL instead of an error.
+CREATE FUNCTION pggit.address_of(client text) RETURNS inet LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN client ~ '^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]):[0-9]{1,5}$'
+        THEN pg_catalog.split_part(client, ':', 1)::inet
+    WHEN client ~* '^\[::ffff:((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\]:[0-9]{1,5}$'
+        THEN pg_catalog.substring(client, '([0-9.]+)\]')::inet
+    WHEN client ~* '^\[(([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(([0-9a-f]{1,4}:){0,5}[0-9a-f]{1,4})?::(([0-9a-f]{1,4}:){0,5}[0-9a-f]{1,4})?)(%[^\]]*)?\]:[0-9]{1,5}$'
+         AND pg_catalog.length(pg_catalog.regexp_replace(pg_catalog.split_part(client, ']', 1), '%.*|[^:]', '', 'g')) <= 7
+        THEN pg_catalog.substring(client, '^\[([0-9a-fA-F:]+)')::inet
+END;
+
+CREATE FUNCTION pggit.client_addr() RETURNS inet LANGUAGE sql STABLE
+RETURN CASE WHEN pggit.current_session() IS NULL THEN pg_catalog.inet_client_addr()
+            ELSE pggit.address_of(pg_catalog.current_setting('pggit.client', true)) END;
+
+CREATE FUNCTION pggit.client_port() RETURNS integer LANGUAGE sql STABLE
+RETURN CASE WHEN pggit.current_session() IS NULL THEN pg_catalog.inet_client_port()
+            ELSE pg_catalog.substring(pg_catalog.current_setting('pggit.client', true), ':([0-9]{1,5})$')::integer END;
+
+-- One id for all changes of a transaction, the same in every savepoint, without remembering anything anywhere. The
+-- transaction's start keeps it unique when a dump is restored into a new cluster, where transaction numbers begin again.
+-- Not md5: it is an error on servers in FIPS mode.
+CREATE FUNCTION pggit.current_commit() RETURNS uuid LANGUAGE sql VOLATILE
+RETURN pg_catalog.encode(pg_catalog.substring(pg_catalog.sha256(pg_catalog.convert_to(
+    pg_catalog.concat_ws(' ', pg_catalog.current_database(), pg_catalog.pg_current_xact_id(),
+                         extract(epoch FROM pg_catalog.transaction_timestamp())), 'UTF8')), 1, 16), 'hex')::uuid;
+
+-- SET ROLE's role; inside our SECURITY DEFINER functions current_user would be the recorder.
+CREATE FUNCTION pggit.client_role() RETURNS text LANGUAGE sql STABLE
+RETURN CASE WHEN pg_catalog.current_setting('role') = 'none' THEN SESSION_USER::text
+            ELSE pg_catalog.current_setting('role') END;
+
+-- Passwords in a text (user mappings, foreign servers, connection strings of subscriptions) are not kept.
+CREATE FUNCTION pggit.without_secrets(query text) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN query ~* 'passw|secret|token'
+            -- First password=... inside a connection string, where quotes are doubled, then password '...' as an option.
+            THEN pg_catalog.regexp_replace(pg_catalog.regexp_replace(query,
+                     '(passw|secret|token)([a-z_]*\s*=\s*)([^''"\s][^''\s]*|''''([^'']|\\'''')*'''')', '\1\2...', 'gi'),
+                     '(passw|secret|token)([a-z_]*"?\s*=?\s*)(E?''([^'']|'''')*''|\$(\w*)\$.*?\$\5\$)', '\1\2''...''', 'gi')
+            ELSE query END;
+
+-- 64 Ki characters: a script of thousands of statements sent as one text is stored once for every object it makes.
+-- The test for secrets stands here too: so the common case is inlined, and a call would cost more than all else here.
+CREATE FUNCTION pggit.client_query() RETURNS text LANGUAGE sql VOLATILE
+RETURN CASE
+    WHEN pg_catalog.length(pg_catalog.current_query()) > 65536
+        THEN pggit.without_secrets(pg_catalog.left(pg_catalog.current_query(), 65536)) || E'\n-- [pggit: cut here, '
+             || pg_catalog.length(pg_catalog.current_query()) || ' characters in all]'
+    WHEN pg_catalog.current_query() ~* 'passw|secret|token' THEN pggit.without_secrets(pg_catalog.current_query())
+    ELSE pg_catalog.current_query()
+END;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;

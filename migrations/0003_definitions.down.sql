@@ -1,0 +1,13 @@
+SELECT pg_catalog.set_config('pggit.migration', 'on', true);
+
+DROP FUNCTION pggit.definition(oid, oid, integer);
+DROP FUNCTION pggit.describe(oid, oid);
+DROP FUNCTION pggit.describe_other(regclass, oid);
+DROP FUNCTION pggit.describe_function(oid);
+DROP FUNCTION pggit.describe_type(oid);
+DROP FUNCTION pggit.describe_relation(oid, "char");
+DROP FUNCTION pggit.describe_table(oid);
+DROP FUNCTION pggit.column_settings(text, name, "char", "char", integer, text[]);
+DROP FUNCTION pggit.column_default(oid, smallint, "char");
+DROP FUNCTION pggit.column_collation(oid);
+DROP FUNCTION pggit.options(text[]);

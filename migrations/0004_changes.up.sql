@@ -1,0 +1,172 @@
+-- The history: one table that is only inserted into, and the views that tell what each row meant.
+--
+-- What needs a row's past (the old definition, whether an ALTER was a rename, the severity) is worked out by the view
+-- pggit.history when it is read: what runs in a client's transaction only inserts.
+SELECT pg_catalog.set_config('pggit.migration', 'on', true);
+
+CREATE TABLE pggit.changes (
+    id               uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    commit_id        uuid NOT NULL DEFAULT pggit.current_commit(),
+    session_id       uuid DEFAULT pggit.current_session(),
+    statement_id     uuid,
+    branch           text NOT NULL DEFAULT pggit.current_branch(),
+    -- What the server reported: CREATE ALTER RENAME DROP COMMENT SECURITY GRANT REVOKE, or BASELINE.
+    action           text NOT NULL,
+    command_tag      text NOT NULL,
+    object_type      text NOT NULL,
+    schema_name      text,
+    object_name      text,
+    object_identity  text,
+    -- What stays the same when the object is renamed. NULL for grants, of which the server tells no object.
+    classid          oid,
+    objid            oid,
+    objsubid         integer NOT NULL DEFAULT 0,
+    -- The schema's oid: tells SET SCHEMA from a rename of the schema.
+    namespace        oid,
+    -- What new_definition is about: the object itself (''), its comment or its security label.
+    aspect           text NOT NULL DEFAULT '',
+    new_definition   text,
+    -- What severity is judged by: column number -> [name, type, not null], or the labels of an enum.
+    shape            jsonb,
+    -- Perhaps no change, which only the object's past can tell; the view decides. An object that the server did not name, but
+    -- which the same command may have changed (a partition of an altered table), is shown if its definition did change. One
+    -- dropped by an extension's script is shown if it was known before, and so was no member of the extension.
+    affected         boolean NOT NULL DEFAULT false,
+    sql_executed     text DEFAULT pggit.client_query(),
+    captured_by      text NOT NULL DEFAULT 'trigger',
+    via_proxy        boolean NOT NULL DEFAULT (pggit.current_session() IS NOT NULL),
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    -- Orders the rows that one command wrote.
+    ordinal          integer NOT NULL DEFAULT 0,
+    created_by       text NOT NULL DEFAULT SESSION_USER,
+    role_name        text NOT NULL DEFAULT pggit.client_role(),
+    application_name text DEFAULT pg_catalog.current_setting('application_name'),
+    client_addr      inet DEFAULT pggit.client_addr(),
+    client_port      integer DEFAULT pggit.client_port(),
+    backend_pid      integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
+    xid              xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    CONSTRAINT changes_pkey PRIMARY KEY (id)
+);
+CREATE INDEX changes_object_idx ON pggit.changes (objid, classid, objsubid, aspect, created_at DESC, ordinal DESC);
+CREATE INDEX changes_time_idx ON pggit.changes (created_at DESC, ordinal DESC, id);
+CREATE INDEX changes_commit_idx ON pggit.changes (commit_id);
+-- By hash: an identity may be longer than an index entry.
+CREATE INDEX changes_identity_idx ON pggit.changes (pg_catalog.hashtextextended(object_identity, 0), created_at DESC, ordinal DESC);
+COMMENT ON TABLE pggit.changes IS 'One row per object a committed statement changed, as captured. Read pggit.history instead.';
+
+-- Whether every value of the old type is a value of the new one.
+CREATE FUNCTION pggit.is_wider(old_type text, new_type text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was text[] := regexp_match(old_type, '^([^(]*?)(?:\((\d+)(?:,(-?\d+))?\))?( with(?:out)? time zone)?$');
+    is_ text[] := regexp_match(new_type, '^([^(]*?)(?:\((\d+)(?:,(-?\d+))?\))?( with(?:out)? time zone)?$');
+BEGIN
+    IF old_type = new_type THEN
+        RETURN true;
+    ELSIF old_type IN ('smallint', 'integer') AND new_type IN ('integer', 'bigint') THEN
+        RETURN true;
+    ELSIF old_type = 'real' AND new_type = 'double precision' THEN
+        RETURN true;
+    ELSIF old_type IN ('smallint', 'integer', 'bigint') AND new_type = 'numeric' THEN
+        RETURN true;
+    ELSIF was IS NULL OR is_ IS NULL THEN
+        RETURN false;
+    ELSIF was[1] = 'character varying' AND is_[1] IN ('character varying', 'text') THEN
+        RETURN is_[2] IS NULL OR coalesce(was[2]::integer <= is_[2]::integer, false);
+    ELSIF was[1] = 'numeric' AND is_[1] = 'numeric' THEN
+        RETURN is_[2] IS NULL OR coalesce(coalesce(was[3], '0')::integer <= coalesce(is_[3], '0')::integer
+            AND was[2]::integer - coalesce(was[3], '0')::integer <= is_[2]::integer - coalesce(is_[3], '0')::integer, false);
+    ELSIF was[1] IN ('bit varying', 'timestamp', 'time', 'interval') AND was[1] = is_[1] AND was[4] IS NOT DISTINCT FROM is_[4] THEN
+        RETURN is_[2] IS NULL OR coalesce(was[2]::integer <= is_[2]::integer, false);
+    END IF;
+    RETURN false;
+END
+$$;
+
+-- Whether something that was allowed before is not any more: a column gone, renamed, of a narrower type or now NOT NULL, an
+-- enum label gone.
+CREATE FUNCTION pggit.is_narrower(old_shape jsonb, new_shape jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was jsonb;
+    is_ jsonb;
+    key text;
+BEGIN
+    IF old_shape IS NULL OR new_shape IS NULL OR old_shape = new_shape OR jsonb_typeof(old_shape) <> jsonb_typeof(new_shape) THEN
+        RETURN false;
+    ELSIF jsonb_typeof(old_shape) = 'array' THEN
+        RETURN NOT new_shape @> old_shape;
+    END IF;
+    FOR key, was IN SELECT * FROM jsonb_each(old_shape) LOOP
+        is_ := new_shape -> key;
+        IF is_ IS NULL OR was ->> 0 <> is_ ->> 0 OR NOT pggit.is_wider(was ->> 1, is_ ->> 1)
+           OR (is_ ->> 2)::boolean AND NOT (was ->> 2)::boolean THEN
+            RETURN true;
+        END IF;
+    END LOOP;
+    RETURN false;
+END
+$$;
+
+-- Dropping and narrowing is MAJOR, and so is a rename: who uses the old name breaks. Adding and other changes are MINOR.
+-- Comments, labels, grants, and anything done to an index are PATCH: no statement gets another meaning by them.
+CREATE FUNCTION pggit.severity(change_type text, command_tag text, object_type text, old_shape jsonb, new_shape jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN change_type IN ('COMMENT', 'SECURITY', 'GRANT', 'REVOKE', 'BASELINE') THEN 'PATCH'
+    WHEN object_type = 'index' OR command_tag = 'ALTER DEFAULT PRIVILEGES' THEN 'PATCH'
+    WHEN change_type IN ('DROP', 'RENAME') THEN 'MAJOR'
+    WHEN change_type = 'ALTER' AND pggit.is_narrower(old_shape, new_shape) THEN 'MAJOR'
+    ELSE 'MINOR'
+END;
+
+-- What a change replaced is the object's row before it: by oid, else (the server made it anew under another oid, or the
+-- history came from a dump) by its name. An ALTER after which the object has another name or schema was a rename; a CREATE of
+-- what was there already (CREATE OR REPLACE) was an ALTER.
+CREATE VIEW pggit.history AS
+SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
+       pggit.severity(t.change_type, c.command_tag, c.object_type, p.shape, c.shape) AS change_severity,
+       c.command_tag, c.object_type, c.schema_name, c.object_name, c.object_identity,
+       CASE WHEN c.objsubid = 0 OR c.aspect <> '' THEN p.new_definition
+            ELSE pg_catalog.quote_ident(p.shape -> c.objsubid::text ->> 0) || ' ' || (p.shape -> c.objsubid::text ->> 1)
+                 || CASE WHEN (p.shape -> c.objsubid::text ->> 2)::boolean THEN ' NOT NULL' ELSE '' END END AS old_definition,
+       c.new_definition, c.sql_executed, c.captured_by, c.via_proxy, c.created_at, c.created_by, c.role_name,
+       c.application_name, c.client_addr, c.client_port, c.backend_pid, c.xid, c.ordinal
+  FROM pggit.changes c
+  LEFT JOIN LATERAL (
+        SELECT k.action, k.object_name, k.namespace, k.new_definition, k.shape FROM pggit.changes k
+         WHERE k.objid = c.objid AND k.classid = c.classid AND k.aspect = c.aspect
+           AND k.objsubid = CASE WHEN c.aspect = '' THEN 0 ELSE c.objsubid END
+           AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
+         ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) o ON true
+  LEFT JOIN LATERAL (
+        SELECT k.action, k.object_name, k.namespace, k.new_definition, k.shape FROM pggit.changes k
+         WHERE o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP') AND (NOT c.affected OR c.action = 'DROP')
+           AND pg_catalog.hashtextextended(k.object_identity, 0) = pg_catalog.hashtextextended(c.object_identity, 0)
+           AND k.object_identity = c.object_identity AND k.object_type = c.object_type AND k.aspect = c.aspect
+           AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
+         ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) i ON true
+  CROSS JOIN LATERAL (
+        SELECT coalesce(o.action, i.action), coalesce(o.new_definition, i.new_definition),
+               coalesce(o.shape, i.shape)) p(action, new_definition, shape)
+  CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN c.action = 'ALTER' AND o.action <> 'DROP' AND (o.object_name <> c.object_name OR o.namespace <> c.namespace) THEN 'RENAME'
+            WHEN c.action = 'ALTER' AND c.affected AND p.action IS NULL THEN 'CREATE'
+            WHEN c.action = 'CREATE' AND o.action <> 'DROP' THEN 'ALTER'
+            ELSE c.action END) t(change_type)
+ WHERE NOT (c.affected AND CASE WHEN c.action = 'DROP' THEN coalesce(p.action, 'DROP') = 'DROP'
+                                ELSE p.action IS NOT NULL AND p.new_definition IS NOT DISTINCT FROM c.new_definition END);
+
+COMMENT ON VIEW pggit.history IS 'One row per object a committed statement created, altered or dropped.';
+
+-- All changes of one transaction.
+CREATE VIEW pggit.commits AS
+SELECT c.commit_id AS id, pg_catalog.min(c.branch) AS branch, NULL::uuid AS parent, pg_catalog.min(c.created_by) AS author,
+       NULL::text AS message, pg_catalog.min(c.created_at) AS created_at, pg_catalog.min(c.application_name) AS application_name,
+       pg_catalog.max(c.xid) AS xid
+  FROM pggit.changes c GROUP BY c.commit_id;
+COMMENT ON VIEW pggit.commits IS 'The transactions that changed something; parent and message are not known yet.';
+
+GRANT SELECT ON pggit.changes, pggit.history, pggit.commits TO pggit_reader;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;

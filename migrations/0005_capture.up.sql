@@ -1,0 +1,472 @@
+-- Recording by event triggers.
+--
+-- Everything here that runs in a client's transaction (the three event trigger functions and what they call) reads the
+-- system catalogs and inserts into pggit.changes; it never reads a table of ours. So it adds no serialization failure under
+-- SERIALIZABLE and misses nothing under REPEATABLE READ. It uses no sequence (the client's lastval() stays), no NOTIFY and
+-- no temporary object (PREPARE TRANSACTION stays possible) and no subtransaction.
+SELECT pg_catalog.set_config('pggit.migration', 'on', true);
+
+-- Objects that a command on a table or index may have changed or made without the server naming them: partitions and
+-- inheritance children, and what partitions get from their parents (indexes, triggers).
+CREATE FUNCTION pggit.descendants(rel oid) RETURNS TABLE (class oid, obj oid)
+LANGUAGE sql STABLE AS $$
+    WITH RECURSIVE r(oid) AS (
+        SELECT rel UNION SELECT i.inhrelid FROM pg_inherits i JOIN r ON i.inhparent = r.oid
+    ), kept AS (
+        SELECT c.oid, c.relispartition FROM r JOIN pg_class c ON c.oid = r.oid WHERE c.relpersistence <> 't'
+    )
+    SELECT 'pg_class'::regclass::oid, k.oid FROM kept k WHERE k.oid <> rel
+    UNION ALL
+    SELECT 'pg_class'::regclass, x.indexrelid FROM kept k JOIN pg_index x ON x.indrelid = k.oid
+      JOIN pg_class ic ON ic.oid = x.indexrelid AND ic.relispartition WHERE k.relispartition
+    UNION ALL
+    SELECT 'pg_trigger'::regclass, g.oid FROM kept k JOIN pg_trigger g ON g.tgrelid = k.oid AND g.tgparentid <> 0 AND NOT g.tgisinternal
+     WHERE k.relispartition
+$$;
+
+-- Rows for objects that may have been changed. The view decides by comparing definitions.
+CREATE FUNCTION pggit.record_affected(classes oid[], objects oid[], tag text, first_ordinal integer) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                               namespace, new_definition, shape, affected, ordinal)
+    SELECT 'ALTER', tag, i.type, s.nspname, coalesce(t.typname, a.object_names[array_length(a.object_names, 1)]), i.identity,
+           u.class, u.obj, s.oid, d.definition, d.shape, true, first_ordinal + u.n
+      FROM unnest(classes, objects) WITH ORDINALITY AS u(class, obj, n)
+      CROSS JOIN LATERAL pg_identify_object(u.class, u.obj, 0) i
+      CROSS JOIN LATERAL pg_identify_object_as_address(u.class, u.obj, 0) a
+      LEFT JOIN pg_type t ON u.class = 'pg_type'::regclass AND t.oid = u.obj
+      LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] ELSE s.oid = t.typnamespace END
+      CROSS JOIN LATERAL pggit.describe(u.class, u.obj) d
+     WHERE i.identity IS NOT NULL AND a.object_names[1] IS DISTINCT FROM 'pg_temp'
+       AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = u.class AND m.objid = u.obj AND m.objsubid = 0 AND m.deptype = 'e')
+$$;
+
+-- How deep in extension commands (a script may hold ALTER EXTENSION ... ADD) this transaction is. A client who sets this hides
+-- nothing: see changes.affected.
+CREATE FUNCTION pggit.extension_depth() RETURNS integer LANGUAGE sql STABLE
+RETURN CASE WHEN pg_catalog.current_setting('pggit.extension', true) ~ '^[0-9]{1,4}$'
+            THEN pg_catalog.current_setting('pggit.extension', true)::integer ELSE 0 END;
+
+CREATE FUNCTION pggit.enter_extension(step integer) RETURNS text LANGUAGE sql VOLATILE
+RETURN pg_catalog.set_config('pggit.extension', greatest(pggit.extension_depth() + step, 0)::text, true);
+
+-- Whether a change in the schema pggit is our own migration's.
+CREATE FUNCTION pggit.is_migrating() RETURNS boolean LANGUAGE sql STABLE
+RETURN coalesce(pg_catalog.current_setting('pggit.migration', true), '') = 'on' AND SESSION_USER = CURRENT_USER;
+
+-- The settings besides search_path are for speed: every lookup here is for one object, by index; a plan made once serves. For
+-- speed too, what most commands need is one query here, one in the printer and the INSERT, with few assignments between them:
+-- each of those costs a part of what CREATE TABLE itself costs.
+CREATE FUNCTION pggit.record_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    o record;
+    d record;
+    names text[];
+    seen text[] := '{}';
+    n integer := 0;
+    families oid[];
+    opfamilies oid[];
+    family oid;
+    classes oid[];
+    objects oid[];
+BEGIN
+    -- Of a drop sql_drop tells. But DROP OWNED revokes too.
+    IF tg_tag LIKE 'DROP %' AND tg_tag <> 'DROP OWNED' THEN
+        RETURN;
+    END IF;
+    -- An extension is one change, with its version; what its script makes belongs to it.
+    FOR o IN
+        SELECT e.classid, e.objid, e.objsubid, e.command_tag, e.object_type, e.schema_name, e.object_identity,
+               CASE split_part(e.command_tag, ' ', 1) WHEN 'SELECT' THEN 'CREATE'    -- SELECT INTO
+                    ELSE split_part(e.command_tag, ' ', 1) END AS action,
+               CASE split_part(e.command_tag, ' ', 1) WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END AS aspect,
+               concat_ws(' ', e.classid, e.objid, e.objsubid) AS key,
+               c.relname::text AS name, c.relnamespace AS space, c.relkind, c.reltype, c.relhassubclass OR c.relispartition AS in_tree
+          FROM pg_event_trigger_ddl_commands() e
+          LEFT JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
+         WHERE NOT e.in_extension AND e.schema_name IS DISTINCT FROM 'pg_temp'
+           AND e.command_tag NOT IN ('REFRESH MATERIALIZED VIEW', 'REINDEX')
+    LOOP
+        IF o.classid IS NULL THEN                                   -- GRANT, REVOKE, ALTER DEFAULT PRIVILEGES: no object is told
+            CONTINUE WHEN pggit.is_migrating();
+            n := n + 1;
+            INSERT INTO pggit.changes (action, command_tag, object_type, ordinal)
+            VALUES (o.action, o.command_tag, lower(o.object_type), n);
+            CONTINUE;
+        END IF;
+
+        -- What has no definition of its own stands in that of its table, type or publication. Columns and constraints are
+        -- reported for a rename only.
+        IF o.aspect = '' AND (o.objsubid <> 0 OR o.classid IN ('pg_constraint'::regclass, 'pg_publication_rel'::regclass,
+                                                               'pg_publication_namespace'::regclass)) THEN
+            IF o.classid = 'pg_publication_rel'::regclass THEN
+                SELECT 'pg_publication'::regclass AS classid, r.prpubid AS objid INTO d FROM pg_publication_rel r WHERE r.oid = o.objid;
+            ELSIF o.classid = 'pg_publication_namespace'::regclass THEN
+                SELECT 'pg_publication'::regclass AS classid, r.pnpubid AS objid INTO d
+                    FROM pg_publication_namespace r WHERE r.oid = o.objid;
+            ELSIF o.classid = 'pg_constraint'::regclass THEN
+                SELECT CASE WHEN k.conrelid <> 0 THEN 'pg_class'::regclass ELSE 'pg_type'::regclass END AS classid,
+                       CASE WHEN k.conrelid <> 0 THEN k.conrelid ELSE k.contypid END AS objid INTO d
+                  FROM pg_constraint k WHERE k.oid = o.objid;
+            ELSE
+                SELECT CASE WHEN o.relkind = 'c' THEN 'pg_type'::regclass ELSE 'pg_class'::regclass END AS classid,
+                       CASE WHEN o.relkind = 'c' THEN o.reltype ELSE o.objid END AS objid INTO d;
+            END IF;
+            IF d.objid IS NOT NULL THEN
+                SELECT d.classid::oid AS classid, d.objid AS objid, 0 AS objsubid, o.command_tag AS command_tag,
+                       i.type AS object_type, CASE WHEN d.classid <> 'pg_publication'::regclass THEN o.schema_name END AS schema_name,
+                       i.identity AS object_identity,
+                       CASE WHEN o.action = 'ALTER' AND d.classid <> 'pg_publication'::regclass THEN 'RENAME' ELSE o.action END AS action,
+                       o.aspect AS aspect, concat_ws(' ', d.classid::oid, d.objid, 0) AS key,
+                       c.relname::text AS name, c.relnamespace AS space, c.relkind AS relkind, c.reltype AS reltype,
+                       c.relhassubclass OR c.relispartition AS in_tree
+                  INTO o
+                  FROM pg_identify_object(d.classid, d.objid, 0) i
+                  LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid;
+            END IF;
+        END IF;
+
+        -- One command reports the same object several times (CREATE TABLE, then ALTER TABLE for a foreign key): the first counts.
+        CONTINUE WHEN o.key = ANY (seen);
+        seen := seen || o.key;
+        CONTINUE WHEN (o.schema_name = 'pggit' OR o.classid = 'pg_namespace'::regclass AND o.object_identity = 'pggit')
+                  AND pggit.is_migrating();
+
+        IF o.classid = 'pg_class'::regclass AND o.objsubid = 0 AND o.aspect = '' THEN
+            IF o.relkind IN ('r', 'p', 'f') THEN
+                d := pggit.describe_table(o.objid);
+            ELSE
+                d := pggit.describe_relation(o.objid, o.relkind);
+            END IF;
+            IF o.relkind = 'I' OR o.in_tree AND o.relkind IN ('r', 'p', 'f') THEN
+                families := families || o.objid;
+            END IF;
+        ELSE
+            IF o.classid = 'pg_type'::regclass THEN
+                SELECT t.typname, t.typnamespace INTO o.name, o.space FROM pg_type t WHERE t.oid = o.objid;
+            ELSIF o.classid = 'pg_proc'::regclass THEN
+                SELECT p.proname, p.pronamespace INTO o.name, o.space FROM pg_proc p WHERE p.oid = o.objid;
+            ELSIF o.classid <> 'pg_class'::regclass OR o.objsubid <> 0 THEN
+                names := (pg_identify_object_as_address(o.classid, o.objid, o.objsubid)).object_names;
+                o.name := CASE WHEN o.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN o.object_identity
+                               ELSE names[array_length(names, 1)] END;
+                IF o.classid IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_rewrite'::regclass) THEN
+                    CONTINUE WHEN names[1] = 'pg_temp' OR names[1] = 'pggit' AND pggit.is_migrating();
+                    o.schema_name := names[1];
+                    IF o.classid = 'pg_trigger'::regclass AND o.aspect = '' THEN
+                        families := families || (SELECT c.oid FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
+                                                  WHERE g.oid = o.objid AND c.relkind = 'p');
+                    END IF;
+                ELSIF o.classid = 'pg_opclass'::regclass AND o.aspect = '' THEN
+                    opfamilies := opfamilies || (SELECT c.opcfamily FROM pg_opclass c WHERE c.oid = o.objid);
+                ELSIF o.classid = 'pg_statistic_ext'::regclass THEN
+                    CONTINUE WHEN EXISTS (SELECT FROM pg_statistic_ext x JOIN pg_class c ON c.oid = x.stxrelid
+                                           WHERE x.oid = o.objid AND c.relpersistence = 't');
+                END IF;
+            END IF;
+
+            IF o.aspect = 'comment' THEN
+                SELECT max(t.description) AS definition, NULL::jsonb AS shape INTO d FROM pg_description t
+                 WHERE t.classoid = o.classid AND t.objoid = o.objid AND t.objsubid = o.objsubid;
+            ELSIF o.aspect = 'label' THEN
+                SELECT string_agg(format('%I: %s', t.provider, t.label), E'\n' ORDER BY t.provider) AS definition, NULL::jsonb AS shape
+                  INTO d FROM pg_seclabel t
+                 WHERE t.classoid = o.classid AND t.objoid = o.objid AND t.objsubid = o.objsubid;
+            ELSE
+                d := pggit.describe(o.classid, o.objid);
+            END IF;
+        END IF;
+        IF o.space IS NULL AND o.schema_name IS NOT NULL THEN
+            SELECT s.oid INTO o.space FROM pg_namespace s WHERE s.nspname = o.schema_name;
+        END IF;
+
+        n := n + 1;
+        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                                   objsubid, namespace, aspect, new_definition, shape, ordinal)
+        VALUES (o.action, o.command_tag, o.object_type, o.schema_name, o.name, o.object_identity, o.classid, o.objid, o.objsubid,
+                o.space, o.aspect, d.definition, d.shape, n);
+    END LOOP;
+
+    IF opfamilies IS NOT NULL THEN
+        PERFORM pggit.record_affected(array_fill('pg_opfamily'::regclass::oid, ARRAY[array_length(opfamilies, 1)]), opfamilies, tg_tag, n);
+        n := n + array_length(opfamilies, 1);
+    END IF;
+    IF families IS NOT NULL THEN
+        FOREACH family IN ARRAY families LOOP
+            SELECT array_agg(m.class), array_agg(m.obj) INTO classes, objects FROM pggit.descendants(family) m
+             WHERE NOT concat_ws(' ', m.class, m.obj, 0) = ANY (seen);
+            PERFORM pggit.record_affected(classes, objects, tg_tag, n);
+            n := n + coalesce(array_length(classes, 1), 0);
+        END LOOP;
+    END IF;
+
+    IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        PERFORM pggit.enter_extension(-1);
+    END IF;
+END
+$$;
+
+-- Before a command that makes, changes or may drop an extension. Members of extensions, and what hangs on member tables, are
+-- remembered before they are dropped: afterwards nothing tells them from the user's objects that went with them. Forging the
+-- setting is useless: this trigger overwrites it.
+CREATE FUNCTION pggit.before_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        PERFORM pggit.enter_extension(1);
+        RETURN;
+    END IF;
+    PERFORM set_config('pggit.members', coalesce(string_agg(m.classid || ':' || m.objid, ','), ''), true)
+       FROM (
+        WITH member AS MATERIALIZED (SELECT d.classid, d.objid
+            FROM pg_depend d WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
+        SELECT classid, objid FROM member
+        UNION ALL
+        SELECT 'pg_class'::regclass, x.indexrelid FROM member m JOIN pg_index x ON m.classid = 'pg_class'::regclass AND x.indrelid = m.objid
+        UNION ALL
+        SELECT 'pg_trigger'::regclass, g.oid FROM member m JOIN pg_trigger g ON m.classid = 'pg_class'::regclass AND g.tgrelid = m.objid
+        UNION ALL
+        SELECT 'pg_rewrite'::regclass, r.oid FROM member m JOIN pg_rewrite r ON m.classid = 'pg_class'::regclass AND r.ev_class = m.objid
+        UNION ALL
+        SELECT 'pg_policy'::regclass, p.oid FROM member m JOIN pg_policy p ON m.classid = 'pg_class'::regclass AND p.polrelid = m.objid
+       ) m;
+END
+$$;
+
+-- A DROP row for whatever got a row when it was made, and for columns and constraints that vanish from a table that stays.
+-- Parts of the dropped object's own definition (its columns, constraints, defaults, row type, array type, toast table,
+-- a range's constructors) are no rows: the definition holds them.
+CREATE FUNCTION pggit.record_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+DECLARE
+    members text := CASE WHEN tg_tag IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
+                         THEN current_setting('pggit.members', true) END;
+    migrating boolean := pggit.is_migrating();
+    classes oid[];
+    objects oid[];
+    n integer;
+BEGIN
+    -- The common case: one function, or one relation with nothing but its own parts, its indexes and its sequences. The
+    -- statement after this one gives the same rows, at several times the cost: planned and started with all its branches.
+    IF members IS NULL AND NOT migrating AND pggit.extension_depth() = 0
+       AND (SELECT count(*) FILTER (WHERE g.original) = 1
+                   AND bool_and(g.objsubid = 0 AND NOT g.is_temporary AND coalesce(CASE
+                       WHEN g.original THEN g.classid IN ('pg_class'::regclass, 'pg_proc'::regclass)
+                       WHEN g.classid IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass) THEN g.address_names[1:2] = o.address_names
+                       WHEN g.classid = 'pg_type'::regclass
+                           THEN g.schema_name = o.schema_name AND (g.object_name = o.object_name OR g.object_name = '_' || o.object_name)
+                       WHEN g.classid = 'pg_rewrite'::regclass THEN g.address_names = o.address_names || '_RETURN'::text
+                       WHEN g.classid = 'pg_class'::regclass THEN g.object_type IN ('index', 'sequence') OR g.schema_name = 'pg_toast'
+                       END, false))
+              FROM pg_event_trigger_dropped_objects() o, pg_event_trigger_dropped_objects() g WHERE o.original)
+    THEN
+        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                                   namespace, ordinal)
+        SELECT 'DROP', tg_tag, g.object_type, g.schema_name, g.address_names[2], g.object_identity, g.classid, g.objid,
+               s.oid, g.n
+          FROM pg_event_trigger_dropped_objects() WITH ORDINALITY AS g(classid, objid, objsubid, original, normal, is_temporary,
+                   object_type, schema_name, object_name, object_identity, address_names, address_args, n)
+          LEFT JOIN pg_namespace s ON s.nspname = g.schema_name
+         WHERE g.original OR g.object_type IN ('index', 'sequence') AND g.schema_name <> 'pg_toast';
+        RETURN;
+    END IF;
+
+    WITH gone AS MATERIALIZED (
+        SELECT * FROM pg_event_trigger_dropped_objects() WITH ORDINALITY AS g(classid, objid, objsubid, original, normal, is_temporary,
+               object_type, schema_name, object_name, object_identity, address_names, address_args, n)
+    ), lost AS MATERIALIZED (
+        SELECT g.* FROM gone g
+         WHERE NOT g.is_temporary AND g.address_names[1] IS DISTINCT FROM 'pg_temp'
+           AND g.schema_name IS DISTINCT FROM 'pg_toast' AND g.schema_name IS DISTINCT FROM 'pg_temp'
+           AND (members IS NULL OR members = '' OR g.objsubid <> 0
+                OR g.classid || ':' || g.objid NOT IN (SELECT unnest(string_to_array(members, ','))))
+    ), parts AS (
+        -- Parts of an object that stays.
+        SELECT l.* FROM lost l
+         WHERE (l.objsubid <> 0 OR l.classid IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass))
+           AND NOT EXISTS (SELECT FROM gone o
+                            WHERE o.objsubid = 0 AND (o.classid = 'pg_class'::regclass AND o.address_names = l.address_names[1:2]
+                                                   OR o.classid = 'pg_type'::regclass AND o.address_names[1] = l.address_names[1]))
+    ), tables AS (
+        SELECT p.original,
+               CASE WHEN p.objsubid <> 0 THEN p.objid
+                    WHEN array_length(p.address_names, 1) >= 2
+                         THEN to_regclass(format('%I.%I', p.address_names[1], p.address_names[2]))::oid
+               END AS oid
+          FROM parts p
+    ), shrunk AS (
+        -- Tables that lost something though nobody named them: no ALTER TABLE row will come for them.
+        SELECT t.oid FROM tables t WHERE t.oid IS NOT NULL
+         GROUP BY t.oid HAVING tg_tag NOT LIKE 'ALTER %' OR NOT bool_or(t.original)
+    ), poorer AS (
+        -- Publications and operator families that stay, of which a part went.
+        SELECT DISTINCT 'pg_publication'::regclass::oid AS class, b.oid
+          FROM lost l JOIN pg_publication b ON b.pubname = l.address_args[1]
+         WHERE l.classid IN ('pg_publication_rel'::regclass, 'pg_publication_namespace'::regclass)
+        UNION
+        SELECT 'pg_opfamily'::regclass, f.oid
+          FROM lost l JOIN pg_am m ON m.amname = l.address_names[1] JOIN pg_namespace s ON s.nspname = l.address_names[2]
+          JOIN pg_opfamily f ON f.opfname = l.address_names[3] AND f.opfmethod = m.oid AND f.opfnamespace = s.oid
+         WHERE l.classid IN ('pg_amop'::regclass, 'pg_amproc'::regclass, 'pg_opclass'::regclass)
+    ), named AS (
+        SELECT l.* FROM lost l
+         WHERE l.objsubid = 0 AND l.classid NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass)
+           AND NOT (l.classid = 'pg_rewrite'::regclass AND l.address_names[3] = '_RETURN')
+           AND NOT (l.classid = 'pg_trigger'::regclass AND NOT l.original
+               AND l.address_names[3] ~ '^[A-Za-z]+_ConstraintTrigger_([ac]_)?[0-9]+$')
+           AND l.classid NOT IN ('pg_amop'::regclass, 'pg_amproc'::regclass, 'pg_publication_rel'::regclass,
+               'pg_publication_namespace'::regclass)
+           AND l.object_type NOT LIKE 'toast table%'
+           -- A composite type comes as a type and as a relation.
+           AND l.object_type <> 'composite type'
+           -- ALTER DEFAULT PRIVILEGES has its row already.
+           AND NOT (l.classid = 'pg_default_acl'::regclass AND tg_tag LIKE 'ALTER %')
+           AND (l.original OR NOT (
+               -- Array types, row types, multirange types and the functions and casts of ranges come and go with their type.
+               l.classid = 'pg_type'::regclass AND (
+                   l.object_identity LIKE '%[]'
+                   OR EXISTS (SELECT FROM gone r WHERE r.classid = 'pg_class'::regclass AND r.objsubid = 0
+                                 AND r.object_type <> 'composite type' AND r.schema_name = l.schema_name AND r.object_name = l.object_name)
+                   OR EXISTS (SELECT FROM gone r WHERE r.classid = 'pg_cast'::regclass AND NOT r.original AND NOT r.normal
+                                 AND r.address_args[1] = l.address_names[1]))
+               OR l.classid = 'pg_proc'::regclass AND EXISTS (
+                   SELECT FROM gone r WHERE r.classid = 'pg_type'::regclass AND r.schema_name = l.schema_name
+                                        AND r.object_name = l.address_names[array_length(l.address_names, 1)])
+               OR l.classid = 'pg_cast'::regclass AND NOT l.normal))
+    ), rows AS (
+        SELECT * FROM named
+        UNION ALL
+        -- PostgreSQL 18 keeps NOT NULL as constraints; like before, they stand with their columns.
+        SELECT * FROM parts p WHERE p.classid <> 'pg_attrdef'::regclass
+           AND NOT (p.classid = 'pg_constraint'::regclass AND p.address_names[3] LIKE '%\_not\_null'
+                    AND current_setting('server_version_num')::integer >= 180000)
+    ), inserted AS (
+        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                                   objsubid, namespace, affected, ordinal)
+        SELECT 'DROP', tg_tag, r.object_type, coalesce(r.schema_name,
+                   CASE WHEN r.classid IN ('pg_rewrite'::regclass) THEN r.address_names[1] END),
+               coalesce(r.object_name, CASE WHEN r.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN r.object_identity
+                                            ELSE r.address_names[array_length(r.address_names, 1)] END),
+               r.object_identity, r.classid, r.objid, r.objsubid, (SELECT s.oid FROM pg_namespace s WHERE s.nspname = r.schema_name),
+               -- Statistics do not say that their table was temporary; then they were never recorded.
+               pggit.extension_depth() > 0 OR r.classid = 'pg_statistic_ext'::regclass AND NOT r.original, r.n
+          FROM rows r
+         WHERE NOT (migrating AND (r.schema_name IS NOT DISTINCT FROM 'pggit' OR r.object_identity = 'pggit'))
+         ORDER BY r.n
+    )
+    SELECT (SELECT max(g.n) FROM gone g), array_agg(w.class), array_agg(w.oid) INTO n, classes, objects
+      FROM (SELECT CASE WHEN c.relkind = 'c' THEN 'pg_type'::regclass ELSE 'pg_class'::regclass END::oid AS class,
+                   CASE WHEN c.relkind = 'c' THEN c.reltype ELSE c.oid END AS oid
+              FROM shrunk s JOIN pg_class c ON c.oid = s.oid WHERE c.relpersistence <> 't'
+            UNION ALL SELECT p.class, p.oid FROM poorer p) w;
+
+    IF classes IS NOT NULL THEN
+        PERFORM pggit.record_affected(classes, objects, tg_tag, n);
+    END IF;
+END
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
+-- Baseline: what is there already, so that the first change of each object knows what it replaced
+---------------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION pggit.record_baseline() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_rows bigint;
+BEGIN
+    WITH member AS MATERIALIZED (
+        SELECT d.classid, d.objid FROM pg_depend d WHERE d.deptype = 'e'
+    ), own AS MATERIALIZED (
+        SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('pggit', 'pg_catalog', 'information_schema', 'pg_toast')
+            OR n.nspname LIKE 'pg\_temp\_%' OR n.nspname LIKE 'pg\_toast\_temp\_%'
+    ), rel AS MATERIALIZED (
+        SELECT c.oid FROM pg_class c
+         WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S', 'i', 'I') AND c.relnamespace NOT IN (SELECT oid FROM own) AND c.oid >= 16384
+           AND NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_class'::regclass AND m.objid = c.oid)
+           AND NOT EXISTS (SELECT FROM pg_index x
+               JOIN member m ON m.classid = 'pg_class'::regclass AND m.objid = x.indrelid WHERE x.indexrelid = c.oid)
+    ), obj(rank, class, oid) AS (
+        SELECT 1, 'pg_namespace'::regclass::oid, n.oid FROM pg_namespace n WHERE n.oid NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 2, 'pg_extension'::regclass, e.oid FROM pg_extension e
+        UNION ALL SELECT 3, 'pg_type'::regclass, t.oid FROM pg_type t LEFT JOIN pg_class r ON r.oid = t.typrelid
+                   WHERE t.typnamespace NOT IN (SELECT oid FROM own) AND t.typtype IN ('b', 'c', 'd', 'e', 'r', 'p')
+                     AND (t.typrelid = 0 OR r.relkind = 'c')
+                     AND NOT EXISTS (SELECT FROM pg_type el WHERE el.typarray = t.oid)
+        UNION ALL SELECT 4, 'pg_proc'::regclass, p.oid FROM pg_proc p
+                   WHERE p.pronamespace NOT IN (SELECT oid FROM own)
+                     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'i')
+        UNION ALL SELECT 5, 'pg_class'::regclass, r.oid FROM rel r
+        UNION ALL SELECT 6, 'pg_trigger'::regclass, g.oid FROM pg_trigger g JOIN rel r ON r.oid = g.tgrelid WHERE NOT g.tgisinternal
+        UNION ALL SELECT 6, 'pg_policy'::regclass, p.oid FROM pg_policy p JOIN rel r ON r.oid = p.polrelid
+        UNION ALL SELECT 6, 'pg_rewrite'::regclass, w.oid FROM pg_rewrite w JOIN rel r ON r.oid = w.ev_class WHERE w.rulename <> '_RETURN'
+        UNION ALL SELECT 7, 'pg_operator'::regclass, o.oid FROM pg_operator o WHERE o.oprnamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 7, 'pg_cast'::regclass, o.oid FROM pg_cast o WHERE NOT EXISTS (
+                   SELECT FROM pg_depend d WHERE d.classid = 'pg_cast'::regclass AND d.objid = o.oid AND d.deptype = 'i')
+        UNION ALL SELECT 7, 'pg_opfamily'::regclass, o.oid FROM pg_opfamily o WHERE o.opfnamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 8, 'pg_opclass'::regclass, o.oid FROM pg_opclass o WHERE o.opcnamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 8, 'pg_collation'::regclass, o.oid FROM pg_collation o WHERE o.collnamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 8, 'pg_conversion'::regclass, o.oid FROM pg_conversion o WHERE o.connamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 8, 'pg_statistic_ext'::regclass, o.oid FROM pg_statistic_ext o WHERE o.stxnamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 8, 'pg_ts_config'::regclass, o.oid FROM pg_ts_config o WHERE o.cfgnamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 8, 'pg_ts_dict'::regclass, o.oid FROM pg_ts_dict o WHERE o.dictnamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 8, 'pg_ts_parser'::regclass, o.oid FROM pg_ts_parser o WHERE o.prsnamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 8, 'pg_ts_template'::regclass, o.oid FROM pg_ts_template o WHERE o.tmplnamespace NOT IN (SELECT oid FROM own)
+        UNION ALL SELECT 9, 'pg_foreign_data_wrapper'::regclass, o.oid FROM pg_foreign_data_wrapper o
+        UNION ALL SELECT 9, 'pg_foreign_server'::regclass, o.oid FROM pg_foreign_server o
+        UNION ALL SELECT 9, 'pg_user_mapping'::regclass, o.umid FROM pg_user_mappings o
+        UNION ALL SELECT 9, 'pg_publication'::regclass, o.oid FROM pg_publication o
+        UNION ALL SELECT 9, 'pg_subscription'::regclass, o.oid FROM pg_subscription o
+                   WHERE o.subdbid = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database())
+        UNION ALL SELECT 9, 'pg_language'::regclass, o.oid FROM pg_language o
+        UNION ALL SELECT 9, 'pg_transform'::regclass, o.oid FROM pg_transform o
+        UNION ALL SELECT 9, 'pg_am'::regclass, o.oid FROM pg_am o
+        UNION ALL SELECT 9, 'pg_default_acl'::regclass, o.oid FROM pg_default_acl o WHERE o.defaclnamespace NOT IN (SELECT oid FROM own)
+    )
+    INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                               namespace, new_definition, shape, sql_executed, captured_by, via_proxy, session_id, ordinal)
+    SELECT 'BASELINE', 'BASELINE', i.type,
+           coalesce(sn.nspname, CASE WHEN o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass,
+               'pg_rewrite'::regclass) THEN a.object_names[1] END),
+           CASE WHEN o.class = 'pg_type'::regclass THEN (SELECT t.typname::text FROM pg_type t WHERE t.oid = o.oid)
+                WHEN o.class IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN i.identity
+                ELSE a.object_names[array_length(a.object_names, 1)] END,
+           i.identity, o.class, o.oid, sn.oid, d.definition, d.shape, NULL, 'baseline', false, NULL,
+           row_number() OVER (ORDER BY o.rank, o.oid)
+      FROM obj o
+      CROSS JOIN LATERAL pg_identify_object(o.class, o.oid, 0) i
+      CROSS JOIN LATERAL pg_identify_object_as_address(o.class, o.oid, 0) a
+      -- pg_identify_object quotes the schema's name.
+      LEFT JOIN pg_namespace sn ON quote_ident(sn.nspname) = i.schema
+           OR i.schema IS NULL AND o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_rewrite'::regclass)
+               AND sn.nspname = a.object_names[1]
+      CROSS JOIN LATERAL pggit.describe(o.class, o.oid) d
+     WHERE (o.oid >= 16384 OR o.class IN ('pg_extension'::regclass, 'pg_namespace'::regclass))
+       AND NOT EXISTS (SELECT FROM member m WHERE m.classid = o.class AND m.objid = o.oid)
+       AND i.identity IS NOT NULL;
+    GET DIAGNOSTICS found_rows = ROW_COUNT;
+    RETURN found_rows;
+END
+$$;
+
+SELECT pggit.record_baseline();
+
+---------------------------------------------------------------------------------------------------------------------------
+-- Rights: readers read, nobody but the owner writes or calls what records
+---------------------------------------------------------------------------------------------------------------------------
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
+REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_ddl(), pggit.record_baseline(),
+    pggit.record_affected(oid[], oid[], text, integer) FROM pggit_reader;
+
+-- ALWAYS: session_replication_role = replica turns other triggers off. In a role's or database's way nothing is left to chance:
+-- clients need no rights on anything here.
+CREATE EVENT TRIGGER pggit_before_ddl ON ddl_command_start
+    WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_ddl();
+CREATE EVENT TRIGGER pggit_record_ddl ON ddl_command_end EXECUTE FUNCTION pggit.record_ddl();
+CREATE EVENT TRIGGER pggit_record_drop ON sql_drop EXECUTE FUNCTION pggit.record_drop();
+ALTER EVENT TRIGGER pggit_before_ddl ENABLE ALWAYS;
+ALTER EVENT TRIGGER pggit_record_ddl ENABLE ALWAYS;
+ALTER EVENT TRIGGER pggit_record_drop ENABLE ALWAYS;
