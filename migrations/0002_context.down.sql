@@ -1,6 +1,8 @@
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 DROP FUNCTION pggit.client_query();
+DROP FUNCTION pggit.kept_query(text);
+DROP FUNCTION pggit.without_companions(text);
 DROP FUNCTION pggit.without_secrets(text);
 DROP FUNCTION pggit.client_role();
 DROP FUNCTION pggit.current_commit();

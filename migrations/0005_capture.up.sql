@@ -458,15 +458,37 @@ SELECT pggit.record_baseline();
 ---------------------------------------------------------------------------------------------------------------------------
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
-REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_ddl(), pggit.record_baseline(),
-    pggit.record_affected(oid[], oid[], text, integer) FROM pggit_reader;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
+        REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_ddl(), pggit.record_baseline(),
+            pggit.record_affected(oid[], oid[], text, integer) FROM pggit_reader;
+    END IF;
+END
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
+-- The triggers themselves, where this role may have them
+---------------------------------------------------------------------------------------------------------------------------
 
 -- ALWAYS: session_replication_role = replica turns other triggers off. In a role's or database's way nothing is left to chance:
--- clients need no rights on anything here.
-CREATE EVENT TRIGGER pggit_before_ddl ON ddl_command_start
-    WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_ddl();
-CREATE EVENT TRIGGER pggit_record_ddl ON ddl_command_end EXECUTE FUNCTION pggit.record_ddl();
-CREATE EVENT TRIGGER pggit_record_drop ON sql_drop EXECUTE FUNCTION pggit.record_drop();
-ALTER EVENT TRIGGER pggit_before_ddl ENABLE ALWAYS;
-ALTER EVENT TRIGGER pggit_record_ddl ENABLE ALWAYS;
-ALTER EVENT TRIGGER pggit_record_drop ENABLE ALWAYS;
+-- clients need no rights on anything here. The migration runner says what to do in pggit.capture; psql -f does not.
+DO $$
+DECLARE
+    mode text := coalesce(nullif(pg_catalog.current_setting('pggit.capture', true), ''),
+                          CASE WHEN pg_catalog.current_setting('is_superuser')::boolean THEN 'trigger' ELSE 'inject' END);
+BEGIN
+    EXECUTE pg_catalog.format('CREATE FUNCTION pggit.capture_mode() RETURNS text LANGUAGE sql IMMUTABLE RETURN %L::text', mode);
+    REVOKE ALL ON FUNCTION pggit.capture_mode() FROM PUBLIC;
+    IF mode = 'trigger' THEN
+        CREATE EVENT TRIGGER pggit_before_ddl ON ddl_command_start
+            WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_ddl();
+        CREATE EVENT TRIGGER pggit_record_ddl ON ddl_command_end EXECUTE FUNCTION pggit.record_ddl();
+        CREATE EVENT TRIGGER pggit_record_drop ON sql_drop EXECUTE FUNCTION pggit.record_drop();
+        ALTER EVENT TRIGGER pggit_before_ddl ENABLE ALWAYS;
+        ALTER EVENT TRIGGER pggit_record_ddl ENABLE ALWAYS;
+        ALTER EVENT TRIGGER pggit_record_drop ENABLE ALWAYS;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION pggit.capture_mode() IS '''trigger'': event triggers record; ''inject'': calls that the proxy adds to clients'' statements';

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use pggit_proxy::branch::{Branch, Branches, Origin};
 use pggit_proxy::change::{Outcome, Recording, SessionFacts, StatementFact, VerdictKind};
-use pggit_proxy::config::Config;
+use pggit_proxy::config::{Capture, Config};
 use pggit_proxy::history::{History, migrate};
 use pggit_proxy::sql::Class;
 use sqlx::Connection as _;
@@ -33,7 +33,7 @@ fn start(config: &Config) -> History {
 
 async fn installed(server: &PgServer, database: &str) {
     let mut connection = sqlx::PgConnection::connect(&server.url(database)).await.unwrap();
-    migrate::up(&mut connection, None, &mut |_| {}).await.unwrap();
+    migrate::up(&mut connection, None, Capture::Auto, &mut |_| {}).await.unwrap();
 }
 
 async fn down(server: &PgServer, database: &str) {

@@ -7,7 +7,8 @@ use crate::wire::error::{self, field};
 
 /// The functions in `migrations/0005_capture.up.sql` that run in a client's transaction, as the server prints them in an
 /// error's context. Their search_path does not hold their schema, so it always stands before the name.
-const CAPTURE: [&[u8]; 3] = [b"pggit.record_ddl()", b"pggit.record_drop()", b"pggit.before_ddl()"];
+const CAPTURE: [&[u8]; 4] =
+    [b"pggit.record_ddl()", b"pggit.record_drop()", b"pggit.before_ddl()", b"pggit.companion(text,text,text)"];
 
 /// What the client and the statement log are told instead.
 #[derive(Debug, PartialEq, Eq)]

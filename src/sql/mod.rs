@@ -207,6 +207,29 @@ impl Statement {
     pub fn may_be_ddl(&self) -> bool {
         self.class == Class::Ddl || !self.parsed
     }
+
+    /// Whether it changes what event triggers never report: what belongs to the whole server, event triggers themselves,
+    /// and what hides behind EXPLAIN ANALYZE.
+    /// <https://www.postgresql.org/docs/current/event-trigger-matrix.html>
+    pub fn is_untriggered(&self) -> bool {
+        match self.tag {
+            "CREATE ROLE" | "ALTER ROLE" | "DROP ROLE" | "GRANT ROLE" | "REVOKE ROLE" | "REASSIGN OWNED" => true,
+            "ALTER DATABASE" | "ALTER TABLESPACE" => true,
+            "CREATE EVENT TRIGGER" | "ALTER EVENT TRIGGER" | "DROP EVENT TRIGGER" => true,
+            "EXPLAIN" => self.class == Class::Ddl,
+            "REINDEX" => true,
+            "GRANT" | "REVOKE" | "COMMENT" | "SECURITY LABEL" => {
+                matches!(self.object_type, Some("database" | "tablespace" | "role" | "parameter ACL" | "event trigger"))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it may take away objects, those that it does not name among them: an ALTER may make indexes and
+    /// constraints anew.
+    pub fn may_drop(&self) -> bool {
+        self.class == Class::Ddl && (self.tag.starts_with("DROP ") || self.tag.starts_with("ALTER "))
+    }
 }
 
 /// How bytes from 0x80 up are to be read; nothing else about the encoding matters here.

@@ -1,0 +1,28 @@
+SELECT pg_catalog.set_config('pggit.migration', 'on', true);
+
+REVOKE USAGE ON SCHEMA pggit FROM PUBLIC;
+DROP PROCEDURE pggit.companion(text, text, text);
+DROP FUNCTION pggit.record_found(jsonb, text);
+DROP FUNCTION pggit.comment_made(text, xid8, integer);
+DROP FUNCTION pggit.found(oid[], oid[]);
+DROP FUNCTION pggit.note_droppable(text[]);
+DROP FUNCTION pggit.droppable(name[]);
+DROP FUNCTION pggit.objects_named(name[]);
+DROP FUNCTION pggit.is_kept(oid, oid);
+DROP FUNCTION pggit.touched(xid8, integer);
+DROP FUNCTION pggit.relations_near(name[]);
+DROP FUNCTION pggit.created(name[], xid8, integer);
+DROP FUNCTION pggit.touched_near(oid[], name[], xid8, integer);
+DROP FUNCTION pggit.is_ours(xid, cid, xid8, integer);
+DROP FUNCTION pggit.record_shared(jsonb, text, text);
+DROP FUNCTION pggit.has_deleted(regclass);
+DROP FUNCTION pggit.renamed_to(text);
+DROP FUNCTION pggit.describe_parameter(text);
+DROP FUNCTION pggit.describe_event_trigger(oid);
+DROP FUNCTION pggit.describe_tablespace(oid);
+DROP FUNCTION pggit.describe_database(oid);
+DROP FUNCTION pggit.describe_role(oid);
+DROP FUNCTION pggit.shared_comment(text, text, oid, regclass);
+DROP FUNCTION pggit.access_list(aclitem[]);
+DROP FUNCTION pggit.stored_settings(text, oid, oid);
+DROP TABLE pggit.companion_key;
