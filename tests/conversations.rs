@@ -6,7 +6,9 @@
 //! < C CREATE TABLE            the server sends
 //! << E 42501 …                the client gets this instead (without such a line: the same)
 //! ! applied CREATE TABLE      facts that this line made known: outcome, tag, SQLSTATE if any
+//! <<, >> - and nothing        anything, and nothing
 //! recording broken            from here on the history cannot be written
+//! recording inject            from here on there are no event triggers: calls are added
 //! policy refuse-ddl           from here on DDL is refused
 //! ```
 //!
@@ -91,7 +93,11 @@ fn run(path: &Path, chunk: usize) {
                 Vec::new()
             }
             "recording" => {
-                let state = if rest == "broken" { Recording::Broken } else { READY };
+                let state = match rest {
+                    "broken" => Recording::Broken,
+                    "inject" => Recording::Ready(Means { capture: Capture::Inject, key: Key([7; 64]) }),
+                    _ => READY,
+                };
                 conversation.recording.set(state);
                 continue;
             }
@@ -239,6 +245,9 @@ fn drain(pipe: &mut Pipe) -> Vec<u8> {
 fn encode(line: &str, from_client: bool) -> Vec<u8> {
     if line == "-" {
         return b"-".to_vec();
+    }
+    if line == "nothing" {
+        return Vec::new();
     }
     let (tag, rest) = line.split_once(' ').unwrap_or((line, ""));
     let tag = tag.as_bytes()[0];

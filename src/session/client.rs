@@ -89,6 +89,11 @@ impl Frame<'_> {
 impl Session {
     fn frame(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
         match frame.head.tag {
+            b'P' | b'B' | b'E' | b'D' | b'C' => self.batch_open = true,
+            b'S' => self.batch_open = false,
+            _ => {}
+        }
+        match frame.head.tag {
             b'Q' => self.query(frame, classifier, fx),
             b'P' => self.parse(frame, classifier, fx),
             b'B' => self.bind(frame, fx),
@@ -163,7 +168,11 @@ impl Session {
                     if steps.is_empty() {
                         steps.extend((0..plain).map(|_| Step::default()));
                     }
-                    let Some(companions) = self.companions(statement, means, &step) else {
+                    // What stands in an open batch must stay one statement: PostgreSQL 18 goes on with the batch behind it, but
+                    // not behind several. And a malformed message is the server's to reject.
+                    let fits = !self.batch_open && frame.body.len() == text.len() + 1;
+                    let companions = if fits { self.companions(statement, means, &step) } else { None };
+                    let Some(companions) = companions else {
                         steps.push_back(step);
                         continue;
                     };

@@ -261,7 +261,7 @@ mod tests {
         let sent: Vec<char> = String::from_utf8(server).unwrap().chars().collect();
         for (at, character) in client.iter().enumerate() {
             let there = sent.iter().position(|other| other == character).unwrap();
-            if client.iter().filter(|other| *other == character).count() == 1 && sent[there] == *character {
+            if character.is_alphabetic() && client.iter().filter(|other| *other == character).count() == 1 {
                 assert_eq!(shifts.back(there + 1), at + 1, "{character}");
             }
         }

@@ -51,6 +51,8 @@ pub struct Session {
     refusals: u32,
     /// How many companions were sent as messages: their names.
     calls: u32,
+    /// Messages of the extended protocol were sent since the last Sync.
+    batch_open: bool,
     /// A completion that waits for its companion's.
     held: Option<Held>,
     /// Set by Terminate.
@@ -174,6 +176,7 @@ impl Session {
             answer: None,
             refusals: 0,
             calls: 0,
+            batch_open: false,
             held: None,
             terminated: false,
             fatal: false,
