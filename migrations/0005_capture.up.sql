@@ -50,9 +50,10 @@ RETURN CASE WHEN pg_catalog.current_setting('pggit.extension', true) ~ '^[0-9]{1
 CREATE FUNCTION pggit.enter_extension(step integer) RETURNS text LANGUAGE sql VOLATILE
 RETURN pg_catalog.set_config('pggit.extension', greatest(pggit.extension_depth() + step, 0)::text, true);
 
--- Whether a change in the schema pggit is our own migration's.
+-- Whether a change in the schema pggit is our own migration's: those do not come through the proxy.
 CREATE FUNCTION pggit.is_migrating() RETURNS boolean LANGUAGE sql STABLE
-RETURN coalesce(pg_catalog.current_setting('pggit.migration', true), '') = 'on' AND SESSION_USER = CURRENT_USER;
+RETURN coalesce(pg_catalog.current_setting('pggit.migration', true), '') = 'on' AND SESSION_USER = CURRENT_USER
+       AND pggit.current_session() IS NULL;
 
 -- The settings besides search_path are for speed: every lookup here is for one object, by index; a plan made once serves. For
 -- speed too, what most commands need is one query here, one in the printer and the INSERT, with few assignments between them:
@@ -76,6 +77,7 @@ BEGIN
     IF tg_tag LIKE 'DROP %' AND tg_tag <> 'DROP OWNED' THEN
         RETURN;
     END IF;
+    PERFORM pggit.reset_context();
     -- An extension is one change, with its version; what its script makes belongs to it.
     FOR o IN
         SELECT e.classid, e.objid, e.objsubid, e.command_tag, e.object_type, e.schema_name, e.object_identity,
@@ -248,6 +250,7 @@ DECLARE
     objects oid[];
     n integer;
 BEGIN
+    PERFORM pggit.reset_context();
     -- The common case: one function, or one relation with nothing but its own parts, its indexes and its sequences. The
     -- statement after this one gives the same rows, at several times the cost: planned and started with all its branches.
     IF members IS NULL AND NOT migrating AND pggit.extension_depth() = 0

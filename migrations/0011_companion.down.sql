@@ -2,12 +2,15 @@ SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 REVOKE USAGE ON SCHEMA pggit FROM PUBLIC;
 DROP PROCEDURE pggit.companion(text, text, text);
-DROP FUNCTION pggit.record_found(jsonb, text);
+DROP FUNCTION pggit.record_found(jsonb, text, bytea);
 DROP FUNCTION pggit.comment_made(text, xid8, integer);
 DROP FUNCTION pggit.found(oid[], oid[]);
-DROP FUNCTION pggit.note_droppable(text[]);
+DROP FUNCTION pggit.note_droppable(text[], bytea);
 DROP FUNCTION pggit.droppable(name[]);
 DROP FUNCTION pggit.objects_named(name[]);
+DROP FUNCTION pggit.noted(text, bytea);
+DROP FUNCTION pggit.note(text, text, bytea);
+DROP FUNCTION pggit.note_signature(text, bytea);
 DROP FUNCTION pggit.is_kept(oid, oid);
 DROP FUNCTION pggit.touched(xid8, integer);
 DROP FUNCTION pggit.relations_near(name[]);

@@ -328,6 +328,25 @@ END
 $$;
 
 ---------------------------------------------------------------------------------------------------------------------------
+-- Notes from one call to the next, in the transaction's settings: these are undone with it
+---------------------------------------------------------------------------------------------------------------------------
+
+-- Signed for this transaction, so that nobody else's are believed.
+CREATE FUNCTION pggit.note_signature(content text, secret bytea) RETURNS text LANGUAGE sql VOLATILE
+RETURN pg_catalog.encode(pg_catalog.sha256(secret || pg_catalog.convert_to(pg_catalog.pg_current_xact_id()::text || ' ' || content, 'UTF8')), 'hex');
+
+CREATE FUNCTION pggit.note(name text, content text, secret bytea) RETURNS void LANGUAGE sql VOLATILE
+RETURN pg_catalog.set_config('pggit.' || name, coalesce(pggit.note_signature(content, secret) || content, ''), true);
+
+CREATE FUNCTION pggit.noted(name text, secret bytea) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    kept text := current_setting('pggit.' || name, true);
+BEGIN
+    RETURN CASE WHEN length(kept) > 64 AND left(kept, 64) = pggit.note_signature(substr(kept, 65), secret) THEN substr(kept, 65) END;
+END
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
 -- What a statement may drop
 ---------------------------------------------------------------------------------------------------------------------------
 
@@ -381,7 +400,7 @@ $$;
 
 -- Notes what may go, and what may lose a part by it (a table its foreign key, a publication its table), for the call behind
 -- the statement. In the transaction's settings: those are undone with it.
-CREATE FUNCTION pggit.note_droppable(names text[]) RETURNS void
+CREATE FUNCTION pggit.note_droppable(names text[], secret bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     objects text;
@@ -411,7 +430,7 @@ BEGIN
                   UNION ALL SELECT 'pg_opfamily'::regclass, o.opcfamily FROM pg_opclass o
                    WHERE d.class = 'pg_opclass'::regclass AND o.oid = d.obj) w(class, obj))
       INTO objects, wholes;
-    PERFORM set_config('pggit.droppable', coalesce(objects, ''), true), set_config('pggit.wholes', coalesce(wholes::text, ''), true);
+    PERFORM pggit.note('droppable', objects, secret), pggit.note('wholes', wholes::text, secret);
 END
 $$;
 
@@ -420,7 +439,7 @@ $$;
 ---------------------------------------------------------------------------------------------------------------------------
 
 -- What changed in this database since the last call in this transaction, and what went of what was noted.
-CREATE FUNCTION pggit.record_found(call jsonb, query text) RETURNS bigint
+CREATE FUNCTION pggit.record_found(call jsonb, query text, secret bytea) RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     tag text := call ->> 'tag';
@@ -429,7 +448,9 @@ DECLARE
     statement uuid := (call ->> 'statement')::uuid;
     names text[] := (SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o WHERE o ->> 1 <> '*');
     top xid8 := pg_current_xact_id();
-    since integer := CASE WHEN current_setting('pggit.since', true) ~ '^\d{1,9}$' THEN current_setting('pggit.since')::integer ELSE -1 END;
+    since integer := coalesce(pggit.noted('since', secret)::integer, -1);
+    droppable jsonb := pggit.noted('droppable', secret);
+    wholes jsonb := pggit.noted('wholes', secret);
     rels oid[];
     classes oid[];
     objects oid[];
@@ -437,12 +458,12 @@ DECLARE
     more bigint;
     last integer;
 BEGIN
-    IF current_setting('pggit.droppable', true) <> '' THEN
+    IF droppable IS NOT NULL THEN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    namespace, statement_id, sql_executed, captured_by, ordinal)
         SELECT 'DROP', tag, d ->> 2, d ->> 3, d ->> 4, d ->> 5, (d ->> 0)::oid, (d ->> 1)::oid, (d ->> 6)::oid, statement, query, 'inject',
                row_number() OVER ()
-          FROM jsonb_array_elements(current_setting('pggit.droppable')::jsonb) d
+          FROM jsonb_array_elements(droppable) d
          WHERE (pg_identify_object((d ->> 0)::oid, (d ->> 1)::oid, 0)).identity IS NULL;
         GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
@@ -457,10 +478,11 @@ BEGIN
     ELSE
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched(top, since) t;
     END IF;
-    IF current_setting('pggit.droppable', true) <> '' OR current_setting('pggit.wholes', true) <> '' THEN
-        SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects
-          FROM jsonb_array_elements(coalesce(nullif(current_setting('pggit.wholes', true), ''), '[]')::jsonb) w;
-        PERFORM set_config('pggit.droppable', '', true), set_config('pggit.wholes', '', true);
+    IF wholes IS NOT NULL THEN
+        SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects FROM jsonb_array_elements(wholes) w;
+    END IF;
+    IF wholes IS NOT NULL OR droppable IS NOT NULL THEN
+        PERFORM pggit.note('droppable', NULL, secret), pggit.note('wholes', NULL, secret);
     END IF;
     WITH made AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
@@ -489,7 +511,7 @@ BEGIN
 
     -- The next call looks only at what comes after this one.
     IF last IS NOT NULL THEN
-        PERFORM set_config('pggit.since', last::text, true);
+        PERFORM pggit.note('since', last::text, secret);
     END IF;
     RETURN done;
 END
@@ -533,12 +555,13 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'only pggit-proxy may record changes';
     END IF;
     call := payload::jsonb;
+    PERFORM pggit.reset_context();
     IF call ->> 'session' IS DISTINCT FROM current_setting('pggit.session', true) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'this call was signed for another session';
     END IF;
     IF call ->> 'phase' = 'before' THEN
         PERFORM pggit.note_droppable((SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o
-                                       HAVING bool_and(o ->> 1 <> '*')));
+                                       HAVING bool_and(o ->> 1 <> '*')), secret);
         RETURN;
     END IF;
     query := CASE WHEN sql IS NULL THEN pggit.client_query() ELSE pggit.kept_query(sql) END;
@@ -547,7 +570,7 @@ BEGIN
     IF shared THEN
         PERFORM pggit.record_shared(call, query, 'inject');
     ELSE
-        PERFORM pggit.record_found(call, query);
+        PERFORM pggit.record_found(call, query, secret);
     END IF;
 END
 $$;

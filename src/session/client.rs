@@ -153,7 +153,7 @@ impl Session {
         let mut plain = 0;
         for statement in statements {
             let sql = text.get(statement.range.clone()).unwrap_or_default();
-            match self.rule(statement, frame.env) {
+            match self.rule(statement, sql, frame.env) {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(Ruling { rule, means })) => {
                     let ruled = Ruled { statement, sql, rule };
@@ -242,7 +242,7 @@ impl Session {
             }
         };
         if let Some(known) = &prepared.text {
-            match self.rule(&known.statement, frame.env) {
+            match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(_)) => {}
                 Err(refusal) => {
@@ -294,7 +294,7 @@ impl Session {
         let mut prepared = self.statements.find(name).cloned().unwrap_or_default();
         if let Some(known) = prepared.text.clone() {
             // The rules may have changed since Parse.
-            match self.rule(&known.statement, frame.env) {
+            match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(ruling)) => prepared.means = ruling.means,
                 Err(refusal) => {

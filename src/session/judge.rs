@@ -1,5 +1,6 @@
-//! May this statement run? Settings that are the proxy's own, then the rules, then whether it can be recorded.
+//! May this statement run? What no client may do, then the rules, then whether it can be recorded.
 
+use super::guard;
 use super::refusal::Refused;
 use super::transaction::{Part, Step};
 use super::{Effects, Env, Session};
@@ -26,8 +27,8 @@ pub(super) struct Ruling {
 impl Session {
     /// Whether the statement may run, `None` where the recorder has to be asked first,
     /// or why not.
-    pub(super) fn rule(&self, statement: &Statement, env: &Env<'_>) -> Result<Option<Ruling>, Refusal> {
-        if let Some(refusal) = guarded_setting(statement) {
+    pub(super) fn rule(&self, statement: &Statement, sql: &[u8], env: &Env<'_>) -> Result<Option<Ruling>, Refusal> {
+        if let Some(refusal) = guard::refuses(statement, sql) {
             return Err(refusal);
         }
         let rule = match env.policy.judge(&self.who(), statement) {
@@ -112,30 +113,4 @@ pub(super) fn logged_sql(sql: &[u8], max: usize) -> String {
         Some(head) if sql.len() > max => format!("{} … [{} bytes]", String::from_utf8_lossy(head), sql.len()),
         _ => String::from_utf8_lossy(sql).into_owned(),
     }
-}
-
-/// The settings that say whose change it is are set by the proxy alone, at connect.
-fn guarded_setting(statement: &Statement) -> Option<Refusal> {
-    if statement.tag == "RESET" {
-        return None;
-    }
-    let setting = statement.setting.as_deref()?;
-    let (sqlstate, message, hint) = match setting {
-        "pggit.branch" => (
-            "55P02",
-            "parameter \"pggit.branch\" cannot be changed in a session",
-            "Connect to the branch instead, in psql with \\c app/feature-x.",
-        ),
-        "pggit.session" | "pggit.client" => {
-            ("42501", "permission denied to set a parameter of the proxy's own", "It is set by the proxy at connect.")
-        }
-        _ => return None,
-    };
-    Some(Refusal {
-        sqlstate,
-        rule: None,
-        message: message.to_owned(),
-        detail: Some(format!("Parameter: {setting}.")),
-        hint: Some(hint.to_owned()),
-    })
 }

@@ -7,6 +7,7 @@
 
 mod client;
 mod companion;
+mod guard;
 mod judge;
 mod ledger;
 mod prepared;
