@@ -556,7 +556,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'only pggit-proxy may record changes';
     END IF;
     call := payload::jsonb;
-    PERFORM pggit.reset_context();
+    PERFORM pggit.begin_recording();
     IF call ->> 'session' IS DISTINCT FROM current_setting('pggit.session', true) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'this call was signed for another session';
     END IF;
