@@ -142,17 +142,24 @@ fn read_only_defaults_and_deferred_constraints_behave_as_without_us() {
     });
 }
 
+/// The timeout set before may cancel this, too.
+fn set_timeout(client: &mut Wire, milliseconds: u32) {
+    let set = query(&format!("set statement_timeout = '{milliseconds}ms'"));
+    assert!(eventually(PATIENCE, || codes(&client.ask(&set)).is_empty()));
+}
+
 #[test]
 fn timeouts_and_cancel_leave_both_or_neither() {
     each(|it| {
         let mut client = it.client();
         for n in 0..60 {
-            client.rows(&format!("set statement_timeout = '{}ms'", 1 + n % 6));
+            set_timeout(&mut client, 1 + n % 6);
             let messages =
                 client.ask(&query(&format!("create table timed{n} (a int primary key, b text default 'x')")));
             assert!(codes(&messages).iter().all(|code| code == "57014"), "{messages:?}");
         }
-        client.rows("set statement_timeout = 0; set lock_timeout = '50ms'; create table held (a int)");
+        set_timeout(&mut client, 0);
+        client.rows("set lock_timeout = '50ms'; create table held (a int)");
         let mut holder = Wire::connect(it.server.address, &[("user", "postgres"), ("database", &it.database)]);
         holder.rows("begin; lock table held");
         assert_eq!(codes(&client.ask(&query("alter table held add b int"))), ["55P03"]);
