@@ -50,6 +50,7 @@ DECLARE
     last timestamptz;
     applied bigint;
     failed bigint;
+    oldest timestamptz;
 BEGIN
     RETURN QUERY
     SELECT 'event_triggers', CASE WHEN bool_and(t.working) THEN 'ok' ELSE 'critical' END,
@@ -61,6 +62,15 @@ BEGIN
     SELECT count(*) INTO n FROM pggit.changes c WHERE c.created_at > now() - interval '1 day';
     RETURN QUERY SELECT 'recent_activity', 'ok', CASE WHEN last IS NULL THEN 'nothing recorded yet' ELSE n || ' changes in 24 hours' END,
                         jsonb_build_object('changes_24h', n, 'last_change', last);
+
+    -- Some proxy seals within seconds; where none runs nobody does.
+    IF to_regclass('pggit.seals') IS NOT NULL THEN
+        SELECT count(*), min(u.at) INTO n, oldest FROM pggit.unsealed() u;
+        RETURN QUERY SELECT 'seals', CASE WHEN oldest < now() - interval '5 minutes' THEN 'warning' ELSE 'ok' END,
+                            n || ' commits wait to be sealed',
+                            jsonb_build_object('unsealed', n, 'oldest', oldest, 'sealed', t.head_seq, 'head', encode(t.head_hash, 'hex'))
+                       FROM pggit.seal_state t;
+    END IF;
 
     SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) INTO bytes FROM pg_class c
      WHERE c.relnamespace = 'pggit'::regnamespace AND c.relkind IN ('r', 'm');

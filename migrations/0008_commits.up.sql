@@ -97,10 +97,14 @@ $$;
 --
 -- A transaction that was running at the last sealing (prepared ones are) is looked for by its number, for ever if need be;
 -- all others have greater numbers. On another cluster than the last time everything is compared, once.
+--
+-- The settings are for speed: every few seconds this finds nothing, by index, whatever the statistics say.
 CREATE FUNCTION pggit.unsealed(max_commits integer DEFAULT NULL) RETURNS TABLE (commit_id uuid, xid xid8, at timestamptz)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     last pg_snapshot;
+    running xid8[];
 BEGIN
     SELECT s.seen INTO last FROM pggit.seal_state s
      WHERE s.cluster = (SELECT k.system_identifier FROM pg_control_system() k);
@@ -110,13 +114,16 @@ BEGIN
          WHERE NOT EXISTS (SELECT FROM pggit.seals s WHERE s.commit_id = c.commit_id)
          GROUP BY c.commit_id ORDER BY 3, 2, 1 LIMIT max_commits;
     ELSE
+        running := ARRAY(SELECT pg_snapshot_xip(last));
         RETURN QUERY
-        SELECT c.commit_id, max(c.xid), max(c.created_at) FROM pggit.changes c
-         -- The upper bound keeps out the rows of a restored dump, whose numbers this cluster has not reached.
-         WHERE (c.xid >= pg_snapshot_xmax(last) AND c.xid < pg_snapshot_xmax(pg_current_snapshot())
-                OR c.xid = ANY (ARRAY(SELECT pg_snapshot_xip(last))))
-           AND NOT EXISTS (SELECT FROM pggit.seals s WHERE s.commit_id = c.commit_id)
-         GROUP BY c.commit_id ORDER BY 3, 2, 1 LIMIT max_commits;
+        SELECT n.commit_id, max(n.xid), max(n.created_at)
+          FROM (SELECT c.commit_id, c.xid, c.created_at FROM pggit.changes c
+                 -- The upper bound keeps out the rows of a restored dump, whose numbers this cluster has not reached.
+                 WHERE c.xid >= pg_snapshot_xmax(last) AND c.xid < pg_snapshot_xmax(pg_current_snapshot())
+                UNION ALL
+                SELECT c.commit_id, c.xid, c.created_at FROM pggit.changes c WHERE c.xid = ANY (running)) n
+         WHERE NOT EXISTS (SELECT FROM pggit.seals s WHERE s.commit_id = n.commit_id)
+         GROUP BY n.commit_id ORDER BY 3, 2, 1 LIMIT max_commits;
     END IF;
 END
 $$;
@@ -253,7 +260,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC'
       FROM pggit.seals s
       LEFT JOIN LATERAL (SELECT p.* FROM pggit.seals p WHERE p.seq < s.seq ORDER BY p.seq DESC LIMIT 1) p ON true
       CROSS JOIN LATERAL (
-        SELECT 'deleted' AS problem, coalesce(p.seq, 0) + 1 AS seq, NULL::uuid AS commit_id,
+        SELECT 'deleted' AS problem, coalesce(p.seq, 0) + 1 AS seq,
+               CASE WHEN NOT EXISTS (SELECT FROM pggit.seals q WHERE q.commit_id = s.parent) THEN s.parent END AS commit_id,
                CASE WHEN s.seq - coalesce(p.seq, 0) = 2 THEN 'the seal with this number is missing'
                     ELSE 'the seals up to number ' || s.seq - 1 || ' are missing' END AS detail
          WHERE s.seq > coalesce(p.seq, 0) + 1
@@ -275,15 +283,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC'
         SELECT d.*, count(*) FILTER (WHERE d.problem = 'deleted') OVER () = cardinality(s.row_ids) AS all_gone,
                row_number() OVER (ORDER BY d.id) AS n
           FROM (
-            SELECT coalesce(l.id, c.id) AS id,
-                   CASE WHEN l.id IS NULL THEN 'inserted' WHEN c.id IS NOT NULL OR m.id IS NOT NULL THEN 'edited' ELSE 'deleted' END AS problem,
+            SELECT coalesce(l.id, f.id) AS id,
+                   CASE WHEN l.id IS NULL THEN 'inserted' WHEN f.id IS NOT NULL OR m.id IS NOT NULL THEN 'edited' ELSE 'deleted' END AS problem,
                    CASE WHEN m.id IS NOT NULL THEN 'its commit_id is ' || m.commit_id || ' now'
-                        ELSE concat_ws(' ', c.command_tag, c.object_identity) END AS detail
+                        WHEN f.id IS NULL THEN 'the row is missing'
+                        WHEN l.id IS NULL THEN concat_ws(' ', 'the row was not there:', f.command_tag, f.object_identity)
+                        ELSE concat_ws(' ', 'the row is not as it was:', f.command_tag, f.object_identity) END AS detail
               FROM unnest(s.row_ids, s.row_hashes) l(id, hash)
-              FULL JOIN (SELECT k.id, k.command_tag, k.object_identity, pggit.row_hash(k) AS hash
-                           FROM pggit.changes k WHERE k.commit_id = s.commit_id) c ON c.id = l.id
-              LEFT JOIN pggit.changes m ON c.id IS NULL AND m.id = l.id
-             WHERE c.hash IS DISTINCT FROM l.hash
+              FULL JOIN (SELECT c.id, c.command_tag, c.object_identity, pggit.row_hash(c) AS hash
+                           FROM pggit.changes c WHERE c.commit_id = s.commit_id) f ON f.id = l.id
+              LEFT JOIN pggit.changes m ON f.id IS NULL AND m.id = l.id
+             WHERE f.hash IS DISTINCT FROM l.hash
           ) d
       ) r
      WHERE s.seq > verify_seals.after AND s.seq <= verify_seals.upto AND (r.n = 1 OR NOT r.all_gone)
@@ -311,15 +321,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'deleted', NULL, NULL, NULL, 'the row of pggit.seal_state is missing' WHERE NOT EXISTS (SELECT FROM state)
     UNION ALL
-    SELECT CASE WHEN w.yes THEN 'inserted' ELSE 'not sealed' END, NULL, c.commit_id, CASE WHEN count(*) = 1 THEN min(c.id::text)::uuid END,
-           CASE WHEN w.yes THEN 'the commit is older than the last seal and was not there then'
+    SELECT CASE WHEN k.orphaned THEN 'deleted' WHEN w.yes THEN 'inserted' ELSE 'not sealed' END, NULL, c.commit_id,
+           CASE WHEN count(*) = 1 AND NOT k.orphaned THEN min(c.id::text)::uuid END,
+           CASE WHEN k.orphaned THEN 'the commit''s seal is missing'
+                WHEN w.yes THEN 'the commit is older than the last seal and was not there then'
                 ELSE 'the commit has no seal: it is one of the missing ones, or was inserted' END
            || ': ' || (array_agg(concat_ws(' ', c.command_tag, c.object_identity) ORDER BY c.created_at, c.ordinal))[1]
            || CASE WHEN count(*) > 1 THEN ', ' || count(*) || ' rows' ELSE '' END
       FROM state t, whole w, pggit.changes c
+     CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pggit.seals q WHERE q.parent = c.commit_id) AS orphaned) k
      WHERE t.cluster = (SELECT k.system_identifier FROM pg_control_system() k) AND pg_visible_in_snapshot(c.xid, t.seen)
        AND NOT EXISTS (SELECT FROM pggit.seals s WHERE s.commit_id = c.commit_id)
-     GROUP BY w.yes, c.commit_id
+     GROUP BY w.yes, k.orphaned, c.commit_id
 $$;
 
 -- Every problem of the whole history; no row if there is none. `expect` is a hash that ended the chain once: the chain must

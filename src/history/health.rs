@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::connect::{RecorderError, Server, bounded};
 use super::recorder::close;
+use super::seal::Sealing;
 use super::tables::not_migrated;
 use super::{HealthRow, migrate};
 use crate::branch::Branch;
@@ -30,6 +31,7 @@ const SPACING: Duration = Duration::from_millis(50);
 /// One branch and what was last seen there.
 pub(super) struct Watched {
     pub branch: Arc<Branch>,
+    pub sealing: Sealing,
     seen: watch::Sender<Report>,
     look: Notify,
     waiters: AtomicUsize,
@@ -52,7 +54,13 @@ struct Check {
 impl Watched {
     pub fn new(branch: Arc<Branch>) -> Self {
         let unseen = Report { at: None, checks: vec![Check::bad("recording", "not checked yet".into())] };
-        Self { branch, seen: watch::Sender::new(unseen), look: Notify::new(), waiters: AtomicUsize::new(0) }
+        Self {
+            branch,
+            sealing: Sealing::default(),
+            seen: watch::Sender::new(unseen),
+            look: Notify::new(),
+            waiters: AtomicUsize::new(0),
+        }
     }
 
     pub fn recording(&self) -> Recording {
@@ -91,7 +99,7 @@ impl Watched {
             ok: check.ok,
             message: format!("{} (checked: {at})", check.message),
         };
-        report.checks.iter().map(row).collect()
+        report.checks.iter().map(row).chain(self.sealing.row(&self.branch.name)).collect()
     }
 
     fn publish(&self, report: Report) {
@@ -156,11 +164,10 @@ pub(super) async fn keep_looking(
 ) {
     let mut kept = None;
     loop {
-        let report = {
+        {
             let _place = places.acquire().await;
-            look_at(&server, &watched.branch, &mut kept).await
-        };
-        watched.publish(report);
+            look_at(&server, &watched, &mut kept).await;
+        }
         let rounds = branches.load(Ordering::Relaxed).div_ceil(AT_ONCE).max(1);
         let interval = INTERVAL.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
         let awaited = watched.recording() == Recording::Broken && watched.waiters.load(Ordering::Acquire) > 0;
@@ -172,31 +179,42 @@ pub(super) async fn keep_looking(
 
 /// One look. A connection stays open for the main database only: elsewhere it would stand in the way of
 /// `DROP DATABASE` and `CREATE DATABASE … TEMPLATE`.
-async fn look_at(server: &Server, branch: &Branch, kept: &mut Option<PgConnection>) -> Report {
-    let database = branch.database.as_str();
+async fn look_at(server: &Server, watched: &Watched, kept: &mut Option<PgConnection>) {
     let at = Some(SystemTime::now());
+    let (mut connection, checks) = match checked(server, watched, kept).await {
+        Ok(found) => found,
+        Err(error) => {
+            return watched.publish(Report { at, checks: vec![Check::bad("server", error.to_string())] });
+        }
+    };
+    watched.publish(Report { at, checks });
+    // Nobody who waits for the report waits for this.
+    let usable = match watched.recording() {
+        Recording::Ready => watched.sealing.look(&mut connection).await.is_ok(),
+        Recording::Broken | Recording::NotRequired => true,
+    };
+    if usable && watched.branch.database == server.main {
+        *kept = Some(connection);
+    } else {
+        close(connection).await;
+    }
+}
+
+/// The checks, and the connection they were made on.
+async fn checked(
+    server: &Server,
+    watched: &Watched,
+    kept: &mut Option<PgConnection>,
+) -> Result<(PgConnection, Vec<Check>), RecorderError> {
     // A kept connection may have died since; only a new one is proof.
     if let Some(mut old) = kept.take()
-        && let Ok(checks) = check(&mut old, &branch.name).await
+        && let Ok(checks) = check(&mut old, &watched.branch.name).await
     {
-        *kept = Some(old);
-        return Report { at, checks };
+        return Ok((old, checks));
     }
-    let mut connection = match server.connect(database).await {
-        Ok(connection) => connection,
-        Err(error) => return Report { at, checks: vec![Check::bad("server", error.to_string())] },
-    };
-    match check(&mut connection, &branch.name).await {
-        Ok(checks) => {
-            if database == server.main {
-                *kept = Some(connection);
-            } else {
-                close(connection).await;
-            }
-            Report { at, checks }
-        }
-        Err(error) => Report { at, checks: vec![Check::bad("server", error.to_string())] },
-    }
+    let mut connection = server.connect(&watched.branch.database).await?;
+    let checks = check(&mut connection, &watched.branch.name).await?;
+    Ok((connection, checks))
 }
 
 /// All checks on one branch; an error only where the server did not answer them.
