@@ -12,5 +12,6 @@ DROP FUNCTION pggit.unsealed(integer);
 DROP FUNCTION pggit.describe_commit(uuid);
 DROP FUNCTION pggit.seal_hash(pggit.seals);
 DROP FUNCTION pggit.row_hash(pggit.changes);
+DROP FUNCTION pggit.place();
 DROP TABLE pggit.seal_state;
 DROP TABLE pggit.seals;

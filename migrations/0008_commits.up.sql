@@ -33,16 +33,22 @@ COMMENT ON COLUMN pggit.seals.row_ids IS 'The ids of its rows in pggit.changes, 
 COMMENT ON COLUMN pggit.seals.previous IS 'The hash of the seal before it; empty for the first';
 
 -- Where sealing stands. Transactions that are over in `seen` were sealed if they changed anything; that only means something
--- on the cluster where it was taken, for a restored dump has transaction numbers of another.
+-- where it was taken, for a restored dump has the transaction numbers of another cluster: pggit.place() tells.
 CREATE TABLE pggit.seal_state (
     only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     seen      pg_snapshot,
-    cluster   bigint,
+    place     text,
     head_seq  bigint NOT NULL DEFAULT 0,
     head_hash bytea NOT NULL DEFAULT ''
 );
 INSERT INTO pggit.seal_state DEFAULT VALUES;
 COMMENT ON TABLE pggit.seal_state IS 'The end of the chain of pggit.seals, and which transactions were looked at when it grew last.';
+
+-- The cluster, and which table it is there: a dump may be restored into a copy of the cluster that it came from. A database
+-- made from a template keeps its tables' oids, and its transaction numbers are good there.
+CREATE FUNCTION pggit.place() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat_ws(' ', k.system_identifier, 'pggit.seal_state'::regclass::oid) FROM pg_control_system() k
+$$;
 
 ---------------------------------------------------------------------------------------------------------------------------
 -- Hashes. They depend on nothing but the rows, as long as TimeZone is UTC and DateStyle ISO: whoever calls these sets them.
@@ -96,7 +102,7 @@ $$;
 -- builds on was committed before its own last change was made.
 --
 -- A transaction that was running at the last sealing (prepared ones are) is looked for by its number, for ever if need be;
--- all others have greater numbers. On another cluster than the last time everything is compared, once.
+-- all others have greater numbers. In another place than the last time everything is compared, once.
 --
 -- The settings are for speed: every few seconds this finds nothing, by index, whatever the statistics say.
 CREATE FUNCTION pggit.unsealed(max_commits integer DEFAULT NULL) RETURNS TABLE (commit_id uuid, xid xid8, at timestamptz)
@@ -107,7 +113,7 @@ DECLARE
     running xid8[];
 BEGIN
     SELECT s.seen INTO last FROM pggit.seal_state s
-     WHERE s.cluster = (SELECT k.system_identifier FROM pg_control_system() k);
+     WHERE s.place = pggit.place();
     IF last IS NULL THEN
         RETURN QUERY
         SELECT c.commit_id, max(c.xid), max(c.created_at) FROM pggit.changes c
@@ -140,7 +146,7 @@ DECLARE
     written text := 't.xmin::text = x.xid::xid::text';
 BEGIN
     FOR t IN
-        SELECT format('%I.%I', s.nspname, c.relname) AS name, w.label, w.how
+        SELECT c.oid, format('%I.%I', s.nspname, c.relname) AS name, w.columns, w.label, w.how
           FROM (VALUES ('alembic_version', '{version_num}'::text[], $q$'alembic ' || t.version_num$q$, written),
                        ('django_migrations', '{app,name}', $q$'django ' || t.app || '.' || t.name$q$, written),
                        -- Rails, Ecto, dbmate
@@ -155,15 +161,19 @@ BEGIN
                        ('pgmigrations', '{name}', $q$'node-pg-migrate ' || t.name$q$, written)) w(name, columns, label, how)
           JOIN pg_class c ON c.relname = w.name AND c.relkind = 'r' AND c.relpersistence = 'p'
           JOIN pg_namespace s ON s.oid = c.relnamespace
-         WHERE pg_relation_size(c.oid) < 16 * 1024 * 1024
-           AND (SELECT count(*) FROM pg_attribute a
-                 WHERE a.attrelid = c.oid AND a.attname = ANY (w.columns) AND a.attgenerated = '' AND NOT a.attisdropped
-                   AND a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'integer'::regtype, 'bigint'::regtype, 'timestamptz'::regtype)
-               ) = cardinality(w.columns)
-         ORDER BY 1
+         ORDER BY 2
     LOOP
         BEGIN
             EXECUTE format('LOCK TABLE ONLY %s IN ACCESS SHARE MODE NOWAIT', t.name);
+            -- Only now that nobody can change it. (The size would have waited for the lock, too.)
+            CONTINUE WHEN to_regclass(t.name) IS DISTINCT FROM t.oid
+                OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.oid AND c.relkind = 'r')
+                OR pg_relation_size(t.oid) > 16 * 1024 * 1024
+                OR cardinality(t.columns) <> (
+                    SELECT count(*) FROM pg_attribute a
+                     WHERE a.attrelid = t.oid AND a.attname = ANY (t.columns) AND a.attgenerated = '' AND NOT a.attisdropped
+                       AND a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'integer'::regtype, 'bigint'::regtype,
+                                          'timestamptz'::regtype));
             RETURN QUERY EXECUTE format(
                 $q$SELECT x.id, left(string_agg(%s, ', ' ORDER BY %1$s), 4096)
                      FROM ONLY %s t JOIN unnest($1, $2) x(id, xid) ON %s GROUP BY x.id$q$, t.label, t.name, t.how) USING commits, xids;
@@ -237,13 +247,13 @@ BEGIN
 
     -- While commits remain, the next call looks for them as this one did.
     IF coalesce(cardinality(ids), 0) <= most
-       AND (n > 0 OR state.cluster IS DISTINCT FROM (SELECT k.system_identifier FROM pg_control_system() k)) THEN
+       AND (n > 0 OR state.place IS DISTINCT FROM pggit.place()) THEN
         state.seen := now_seen;
-        SELECT k.system_identifier INTO state.cluster FROM pg_control_system() k;
+        state.place := pggit.place();
     ELSIF n = 0 THEN
         RETURN 0;
     END IF;
-    UPDATE pggit.seal_state SET seen = state.seen, cluster = state.cluster, head_seq = state.head_seq, head_hash = state.head_hash;
+    UPDATE pggit.seal_state SET seen = state.seen, place = state.place, head_seq = state.head_seq, head_hash = state.head_hash;
     RETURN n;
 END
 $$;
@@ -280,8 +290,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC'
            CASE WHEN r.all_gone THEN 'all rows of the commit are missing (' || cardinality(s.row_ids) || ')' ELSE r.detail END
       FROM pggit.seals s
       CROSS JOIN LATERAL (
-        SELECT d.*, count(*) FILTER (WHERE d.problem = 'deleted') OVER () = cardinality(s.row_ids) AS all_gone,
-               row_number() OVER (ORDER BY d.id) AS n
+        SELECT d.*, d.problem = 'deleted' AND count(*) OVER w = cardinality(s.row_ids) AS all_gone, row_number() OVER w_ordered AS n
           FROM (
             SELECT coalesce(l.id, f.id) AS id,
                    CASE WHEN l.id IS NULL THEN 'inserted' WHEN f.id IS NOT NULL OR m.id IS NOT NULL THEN 'edited' ELSE 'deleted' END AS problem,
@@ -295,6 +304,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC'
               LEFT JOIN pggit.changes m ON f.id IS NULL AND m.id = l.id
              WHERE f.hash IS DISTINCT FROM l.hash
           ) d
+        WINDOW w AS (PARTITION BY d.problem), w_ordered AS (PARTITION BY d.problem ORDER BY d.id)
       ) r
      WHERE s.seq > verify_seals.after AND s.seq <= verify_seals.upto AND (r.n = 1 OR NOT r.all_gone)
 $$;
@@ -330,7 +340,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            || CASE WHEN count(*) > 1 THEN ', ' || count(*) || ' rows' ELSE '' END
       FROM state t, whole w, pggit.changes c
      CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pggit.seals q WHERE q.parent = c.commit_id) AS orphaned) k
-     WHERE t.cluster = (SELECT k.system_identifier FROM pg_control_system() k) AND pg_visible_in_snapshot(c.xid, t.seen)
+     WHERE t.place = pggit.place() AND pg_visible_in_snapshot(c.xid, t.seen)
        AND NOT EXISTS (SELECT FROM pggit.seals s WHERE s.commit_id = c.commit_id)
      GROUP BY w.yes, k.orphaned, c.commit_id
 $$;

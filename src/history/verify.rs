@@ -114,7 +114,8 @@ pub async fn verify(
     let mut chain = seals(&mut snapshot, told).await?;
     report(&mut snapshot, &end_query(), &[], told).await?;
     if let Some(expect) = expect {
-        let found = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pggit.seals s WHERE encode(s.hash, 'hex') = lower($1))");
+        let found =
+            sqlx::query_scalar("SELECT EXISTS (SELECT FROM pggit.seals s WHERE encode(s.hash, 'hex') = lower($1))");
         if !found.bind(expect).fetch_one(&mut *snapshot).await? {
             let detail = format!("no seal has the hash {expect}");
             let (problem, seq, commit_id, row_id) = ("rewritten".to_owned(), None, None, None);
@@ -193,7 +194,6 @@ async fn report(
 
 /// `pggit.verify_seals(after, upto)`, with nothing of schema `pggit` in it but the tables.
 fn seals_query() -> String {
-    let inlined = |function: &str| format!("({})", body(function).trim());
     let query = body("verify_seals")
         .replace("verify_seals.after", "$1")
         .replace("verify_seals.upto", "$2")
@@ -203,7 +203,12 @@ fn seals_query() -> String {
 }
 
 fn end_query() -> String {
-    columns(body("verify_end"))
+    columns(&body("verify_end").replace("pggit.place()", &inlined("place")))
+}
+
+/// A function's body in the place of a call; the arguments have the names of the parameters.
+fn inlined(function: &str) -> String {
+    format!("({})", body(function).trim())
 }
 
 /// The names and types that the functions declare.
@@ -229,7 +234,8 @@ mod tests {
         for query in [seals_query(), end_query()] {
             assert!(query.contains("pggit.changes") && query.contains("pggit.seals"), "{query}");
             for (at, _) in query.match_indices("pggit.") {
-                let name: String = query[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || "._".contains(*c)).collect();
+                let name: String =
+                    query[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || "._".contains(*c)).collect();
                 let followed = query[at + name.len()..].trim_start().chars().next();
                 assert!(followed != Some('('), "{name} is called");
             }
