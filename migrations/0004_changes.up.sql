@@ -116,7 +116,7 @@ $$;
 CREATE FUNCTION pggit.severity(change_type text, command_tag text, object_type text, old_shape jsonb, new_shape jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN CASE
-    WHEN change_type IN ('COMMENT', 'SECURITY', 'GRANT', 'REVOKE', 'BASELINE') THEN 'PATCH'
+    WHEN change_type IN ('COMMENT', 'SECURITY', 'GRANT', 'REVOKE', 'REINDEX', 'BASELINE') THEN 'PATCH'
     WHEN object_type = 'index' OR command_tag = 'ALTER DEFAULT PRIVILEGES' THEN 'PATCH'
     WHEN change_type IN ('DROP', 'RENAME') THEN 'MAJOR'
     WHEN change_type = 'ALTER' AND pggit.is_narrower(old_shape, new_shape) THEN 'MAJOR'
@@ -163,5 +163,4 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
 
 COMMENT ON VIEW pggit.history IS 'One row per object a committed statement created, altered or dropped.';
 
-GRANT SELECT ON pggit.changes, pggit.history TO pggit_reader;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;

@@ -392,6 +392,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
-REVOKE ALL ON FUNCTION pggit.seal(integer), pggit.tool_messages(uuid[], xid8[]) FROM pggit_reader;
-REVOKE ALL ON pggit.seals, pggit.seal_state FROM PUBLIC;
-GRANT SELECT ON pggit.seals, pggit.seal_state, pggit.commits TO pggit_reader;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
+        REVOKE ALL ON FUNCTION pggit.seal(integer), pggit.tool_messages(uuid[], xid8[]) FROM pggit_reader;
+    END IF;
+END
+$$;

@@ -14,7 +14,8 @@ use super::seal::Sealing;
 use super::tables::not_migrated;
 use super::{HealthRow, migrate};
 use crate::branch::Branch;
-use crate::change::Recording;
+use crate::change::{Capture, Key, Means, Recording};
+use crate::config;
 
 /// A branch is looked at so often, as long as there are not more than [`AT_ONCE`].
 pub(super) const INTERVAL: Duration = Duration::from_secs(2);
@@ -42,6 +43,8 @@ pub(super) struct Watched {
 pub(super) struct Report {
     at: Option<SystemTime>,
     checks: Vec<Check>,
+    /// What changes are recorded by, if all is well.
+    means: Option<Means>,
 }
 
 #[derive(Debug, Clone)]
@@ -53,7 +56,7 @@ struct Check {
 
 impl Watched {
     pub fn new(branch: Arc<Branch>) -> Self {
-        let unseen = Report { at: None, checks: vec![Check::bad("recording", "not checked yet".into())] };
+        let unseen = Report::bad(None, Check::bad("recording", "not checked yet".into()));
         Self {
             branch,
             sealing: Sealing::default(),
@@ -105,22 +108,29 @@ impl Watched {
     fn publish(&self, report: Report) {
         let branch = &self.branch.name;
         match (self.recording(), report.recording()) {
-            (Recording::Broken, Recording::Ready) => tracing::info!(branch, "changes are recorded"),
-            (Recording::Ready, Recording::Broken) => {
+            (Recording::Broken, Recording::Ready(_)) => tracing::info!(branch, "changes are recorded"),
+            (Recording::Ready(_), Recording::Broken) => {
                 tracing::warn!(branch, reason = report.reason(), "changes cannot be recorded");
             }
             (Recording::Broken, Recording::Broken) if report.reason() != self.seen.borrow().reason() => {
                 tracing::warn!(branch, reason = report.reason(), "changes cannot be recorded");
             }
-            (Recording::NotRequired | Recording::Ready | Recording::Broken, _) => {}
+            (Recording::NotRequired | Recording::Ready(_) | Recording::Broken, _) => {}
         }
         self.seen.send_replace(report);
     }
 }
 
 impl Report {
+    fn bad(at: Option<SystemTime>, check: Check) -> Self {
+        Self { at, checks: vec![check], means: None }
+    }
+
     fn recording(&self) -> Recording {
-        if self.checks.iter().all(|check| check.ok) { Recording::Ready } else { Recording::Broken }
+        match self.means {
+            Some(means) if self.checks.iter().all(|check| check.ok) => Recording::Ready(means),
+            _ => Recording::Broken,
+        }
     }
 
     fn reason(&self) -> &str {
@@ -181,13 +191,11 @@ pub(super) async fn keep_looking(
 /// `DROP DATABASE` and `CREATE DATABASE … TEMPLATE`.
 async fn look_at(server: &Server, watched: &Watched, kept: &mut Option<PgConnection>) {
     let at = Some(SystemTime::now());
-    let (mut connection, checks) = match checked(server, watched, kept).await {
+    let (mut connection, checks, means) = match checked(server, watched, kept).await {
         Ok(found) => found,
-        Err(error) => {
-            return watched.publish(Report { at, checks: vec![Check::bad("server", error.to_string())] });
-        }
+        Err(error) => return watched.publish(Report::bad(at, Check::bad("server", error.to_string()))),
     };
-    watched.publish(Report { at, checks });
+    watched.publish(Report { at, checks, means });
     // Nobody who waits for the report waits for this.
     let usable = match watched.recording() {
         Recording::Ready => watched.sealing.look(&mut connection).await.is_ok(),
@@ -200,36 +208,65 @@ async fn look_at(server: &Server, watched: &Watched, kept: &mut Option<PgConnect
     }
 }
 
-/// The checks, and the connection they were made on.
+/// The connection, the checks made on it, and what changes are recorded by.
 async fn checked(
     server: &Server,
     watched: &Watched,
     kept: &mut Option<PgConnection>,
-) -> Result<(PgConnection, Vec<Check>), RecorderError> {
+) -> Result<(PgConnection, Vec<Check>, Option<Means>), RecorderError> {
     // A kept connection may have died since; only a new one is proof.
     if let Some(mut old) = kept.take()
-        && let Ok(checks) = check(&mut old, &watched.branch.name).await
+        && let Ok((checks, means)) = check(&mut old, &watched.branch.name, server.capture).await
     {
-        return Ok((old, checks));
+        return Ok((old, checks, means));
     }
     let mut connection = server.connect(&watched.branch.database).await?;
-    let checks = check(&mut connection, &watched.branch.name).await?;
-    Ok((connection, checks))
+    let (checks, means) = check(&mut connection, &watched.branch.name, server.capture).await?;
+    Ok((connection, checks, means))
 }
 
-/// All checks on one branch; an error only where the server did not answer them.
-async fn check(connection: &mut PgConnection, branch: &str) -> Result<Vec<Check>, RecorderError> {
+/// All checks on one branch, and what changes are recorded by; an error only where the server did not answer them.
+async fn check(
+    connection: &mut PgConnection,
+    branch: &str,
+    wanted: config::Capture,
+) -> Result<(Vec<Check>, Option<Means>), RecorderError> {
     let recovery = sqlx::query_scalar::<_, bool>("SELECT pg_is_in_recovery()").fetch_one(&mut *connection);
     if bounded(recovery).await? {
-        return Ok(vec![Check::bad("server", "the server is a standby or in recovery: it takes no changes".into())]);
+        let standby = "the server is a standby or in recovery: it takes no changes";
+        return Ok((vec![Check::bad("server", standby.into())], None));
     }
-    let mut checks = vec![Check::good("server", "reachable".into())];
-    checks.push(schema(connection).await?);
-    checks.push(event_triggers(connection).await?);
+    let mut checks = vec![Check::good("server", "reachable".into()), schema(connection).await?];
+    if checks.iter().any(|check| !check.ok) {
+        return Ok((checks, None));
+    }
+    let (means, capture) = capture(connection, wanted).await?;
+    checks.push(capture);
     if checks.iter().all(|check| check.ok) {
         checks.push(branch_name(connection, branch).await?);
     }
-    Ok(checks)
+    Ok((checks, Some(means)))
+}
+
+/// How the migration left the database, and whether that works.
+async fn capture(connection: &mut PgConnection, wanted: config::Capture) -> Result<(Means, Check), RecorderError> {
+    let row =
+        sqlx::query_as::<_, (bool, Vec<u8>)>("SELECT pggit.capture_mode() = 'inject', key FROM pggit.companion_key");
+    let (injects, key) = bounded(row.fetch_one(&mut *connection)).await?;
+    let capture = if injects { Capture::Inject } else { Capture::Trigger };
+    let key = Key(key.try_into().unwrap_or([0; 64]));
+    let check = match (capture, wanted) {
+        // Where there are event triggers they see more than calls would: whatever was wished for, they record.
+        (Capture::Trigger, _) => event_triggers(connection).await?,
+        (Capture::Inject, config::Capture::Trigger) => Check::bad(
+            "capture",
+            "history.capture is \"trigger\", but no event triggers were installed here: migrate as a superuser".into(),
+        ),
+        (Capture::Inject, config::Capture::Auto | config::Capture::Inject) => {
+            Check::good("capture", "by calls added to clients' statements, as there are no event triggers".into())
+        }
+    };
+    Ok((Means { capture, key }, check))
 }
 
 async fn schema(connection: &mut PgConnection) -> Result<Check, RecorderError> {
@@ -315,8 +352,11 @@ mod tests {
         Watched::new(Arc::new(branch))
     }
 
+    const MEANS: Means = Means { capture: Capture::Trigger, key: Key([7; 64]) };
+
     fn report(ok: bool) -> Report {
-        Report { at: None, checks: vec![Check { name: "schema", ok, message: "so it is".into() }] }
+        let checks = vec![Check { name: "schema", ok, message: "so it is".into() }];
+        Report { at: None, checks, means: Some(MEANS) }
     }
 
     #[test]
@@ -330,7 +370,7 @@ mod tests {
     fn one_bad_check_makes_it_broken() {
         let watched = watched();
         watched.publish(report(true));
-        assert_eq!((watched.recording(), watched.reason().as_str()), (Recording::Ready, ""));
+        assert_eq!((watched.recording(), watched.reason().as_str()), (Recording::Ready(MEANS), ""));
         watched.publish(report(false));
         assert_eq!((watched.recording(), watched.reason().as_str()), (Recording::Broken, "so it is"));
     }
@@ -344,7 +384,7 @@ mod tests {
         });
         watched.look.notified().await;
         watched.publish(report(true));
-        assert_eq!(waiter.await.ok(), Some(Recording::Ready));
+        assert_eq!(waiter.await.ok(), Some(Recording::Ready(MEANS)));
         assert_eq!(watched.waiters.load(Ordering::Acquire), 0);
     }
 
