@@ -4,7 +4,7 @@
 mod support;
 
 use support::wire::{extended, query};
-use support::{PATIENCE, Pg, PgServer, Proxy, Wire, eventually, migrate, psql_ok, versions};
+use support::{PATIENCE, Pg, PgServer, Proxy, Wire, eventually, migrate, migrate_without_triggers, psql_ok, versions};
 
 /// A database with a history.
 struct Repository<'a> {
@@ -141,6 +141,28 @@ fn messages_come_from_the_setting_or_the_leading_comment() {
             "the log shows it"
         );
     });
+}
+
+#[test]
+fn messages_are_the_same_without_event_triggers() {
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let database = server.unique_database("inject");
+        migrate_without_triggers(server, &database);
+        let it = Repository { server, database };
+        let proxy = it.proxy();
+        let mut client = proxy.connect(&it.database);
+        client.rows("/* pggit: simple */ create table a1 ()");
+        client.rows("/* pggit: several */ create table a2 (); create table a3 (i int); drop table a2");
+        client.ask(&extended("/* pggit: extended */ create table a4 ()", &[]));
+        client.rows("begin; set local pggit.message = 'set'; create table a5 (); comment on table a5 is 'x'; commit");
+        client.rows("/* pggit: a role */ comment on database postgres is 'of a test'");
+        client.rows("create table a6 ()");
+        let found: Vec<_> = ["a1", "a2", "a3", "a4", "a5", "postgres", "a6"].iter().map(|object| it.message(object)).collect();
+        assert_eq!(found, ["simple", "several", "several", "extended", "set", "a role", "-"]);
+        it.seal();
+        it.is_whole();
+    }
 }
 
 #[test]

@@ -198,7 +198,7 @@ async fn look_at(server: &Server, watched: &Watched, kept: &mut Option<PgConnect
     watched.publish(Report { at, checks, means });
     // Nobody who waits for the report waits for this.
     let usable = match watched.recording() {
-        Recording::Ready => watched.sealing.look(&mut connection).await.is_ok(),
+        Recording::Ready(_) => watched.sealing.look(&mut connection).await.is_ok(),
         Recording::Broken | Recording::NotRequired => true,
     };
     if usable && watched.branch.database == server.main {
