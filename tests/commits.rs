@@ -158,7 +158,8 @@ fn messages_are_the_same_without_event_triggers() {
         client.rows("begin; set local pggit.message = 'set'; create table a5 (); comment on table a5 is 'x'; commit");
         client.rows("/* pggit: a role */ comment on database postgres is 'of a test'");
         client.rows("create table a6 ()");
-        let found: Vec<_> = ["a1", "a2", "a3", "a4", "a5", "postgres", "a6"].iter().map(|object| it.message(object)).collect();
+        let found: Vec<_> =
+            ["a1", "a2", "a3", "a4", "a5", "postgres", "a6"].iter().map(|object| it.message(object)).collect();
         assert_eq!(found, ["simple", "several", "several", "extended", "set", "a role", "-"]);
         it.seal();
         it.is_whole();
