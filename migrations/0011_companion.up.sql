@@ -161,9 +161,9 @@ BEGIN
         CONTINUE WHEN act = 'DROP' AND NOT pggit.has_deleted(class);
         n := n + 1;
         INSERT INTO pggit.changes (action, command_tag, object_type, object_name, object_identity, classid, objid, new_definition,
-                                   aspect, statement_id, sql_executed, captured_by, ordinal)
+                                   aspect, statement_id, sql_executed, message, captured_by, ordinal)
         VALUES (act, tag, kind, named, quote_ident(named), class, obj, def, CASE act WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END,
-                (call ->> 'statement')::uuid, query, captured, n);
+                (call ->> 'statement')::uuid, query, pggit.message_of(query), captured, n);
     END LOOP;
     RETURN n;
 END
@@ -463,8 +463,8 @@ DECLARE
 BEGIN
     IF droppable IS NOT NULL THEN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
-                                   namespace, statement_id, sql_executed, captured_by, ordinal)
-        SELECT 'DROP', tag, d ->> 2, d ->> 3, d ->> 4, d ->> 5, (d ->> 0)::oid, (d ->> 1)::oid, (d ->> 6)::oid, statement, query, 'inject',
+                                   namespace, statement_id, sql_executed, message, captured_by, ordinal)
+        SELECT 'DROP', tag, d ->> 2, d ->> 3, d ->> 4, d ->> 5, (d ->> 0)::oid, (d ->> 1)::oid, (d ->> 6)::oid, statement, query, pggit.message_of(query), 'inject',
                row_number() OVER ()
           FROM jsonb_array_elements(droppable) d
          WHERE (pg_identify_object((d ->> 0)::oid, (d ->> 1)::oid, 0)).identity IS NULL;
@@ -494,9 +494,9 @@ BEGIN
     END IF;
     WITH made AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
-                                   namespace, new_definition, shape, affected, statement_id, sql_executed, captured_by, ordinal)
+                                   namespace, new_definition, shape, affected, statement_id, sql_executed, message, captured_by, ordinal)
         SELECT 'ALTER', tag, f.type, f.schema_name, f.name, f.identity, f.class, f.obj, f.namespace, f.definition, f.shape, true, statement,
-               query, 'inject', done + f.n
+               query, pggit.message_of(query), 'inject', done + f.n
           FROM pggit.found(classes, objects) f
         RETURNING cmin
     )
@@ -506,10 +506,10 @@ BEGIN
     -- What has no definition that could show it.
     IF act IN ('GRANT', 'REVOKE', 'COMMENT', 'SECURITY') OR tag IN ('ALTER DEFAULT PRIVILEGES', 'REINDEX') THEN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, objsubid, aspect,
-                                   new_definition, statement_id, sql_executed, captured_by, ordinal)
+                                   new_definition, statement_id, sql_executed, message, captured_by, ordinal)
         SELECT coalesce(act, tag), tag, coalesce(kind, lower(tag)), o.entry ->> 0, o.entry ->> 1,
                coalesce(c.identity, concat_ws('.', quote_ident(o.entry ->> 0), quote_ident(o.entry ->> 1))), c.class, c.obj, coalesce(c.sub, 0),
-               CASE act WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END, c.text, statement, query, 'inject', done + o.n
+               CASE act WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END, c.text, statement, query, pggit.message_of(query), 'inject', done + o.n
           FROM jsonb_array_elements(CASE WHEN jsonb_array_length(call -> 'objects') = 0 THEN '[[null, null]]'::jsonb ELSE call -> 'objects' END)
                    WITH ORDINALITY AS o(entry, n)
           LEFT JOIN LATERAL pggit.comment_made(act, top, years, since) c ON true;
