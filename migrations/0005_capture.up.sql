@@ -369,14 +369,13 @@ END
 $$;
 
 ---------------------------------------------------------------------------------------------------------------------------
--- Baseline: what is there already, so that the first change of each object knows what it replaced
+-- Baseline: what is there already, so that the first change of each object knows what it replaced; what the history knows
 ---------------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION pggit.record_baseline() RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    found_rows bigint;
-BEGIN
+-- Every object of this database that gets rows of its own: no member of an extension, nothing temporary, nothing of ours.
+-- rank: what others are made of comes first.
+CREATE FUNCTION pggit.recordable_objects() RETURNS TABLE (rank integer, class oid, obj oid)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     WITH member AS MATERIALIZED (
         SELECT d.classid, d.objid FROM pg_depend d WHERE d.deptype = 'e'
     ), own AS MATERIALIZED (
@@ -425,17 +424,24 @@ BEGIN
         UNION ALL SELECT 9, 'pg_am'::regclass, o.oid FROM pg_am o
         UNION ALL SELECT 9, 'pg_default_acl'::regclass, o.oid FROM pg_default_acl o WHERE o.defaclnamespace NOT IN (SELECT oid FROM own)
     )
-    INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
-                               namespace, new_definition, shape, sql_executed, captured_by, via_proxy, session_id, ordinal)
-    SELECT 'BASELINE', 'BASELINE', i.type,
+    SELECT o.rank, o.class, o.oid FROM obj o
+     WHERE (o.oid >= 16384 OR o.class IN ('pg_extension'::regclass, 'pg_namespace'::regclass))
+       AND NOT EXISTS (SELECT FROM member m WHERE m.classid = o.class AND m.objid = o.oid)
+$$;
+
+-- These objects as rows for pggit.changes; n is their place in the arrays. What is not there (any more) is left out.
+CREATE FUNCTION pggit.described_objects(classes oid[], objects oid[])
+RETURNS TABLE (n bigint, class oid, obj oid, object_type text, schema_name text, object_name text, object_identity text,
+               namespace oid, definition text, shape jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT o.n, o.class, o.oid, i.type,
            coalesce(sn.nspname, CASE WHEN o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass,
                'pg_rewrite'::regclass) THEN a.object_names[1] END),
            CASE WHEN o.class = 'pg_type'::regclass THEN (SELECT t.typname::text FROM pg_type t WHERE t.oid = o.oid)
                 WHEN o.class IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN i.identity
                 ELSE a.object_names[array_length(a.object_names, 1)] END,
-           i.identity, o.class, o.oid, sn.oid, d.definition, d.shape, NULL, 'baseline', false, NULL,
-           row_number() OVER (ORDER BY o.rank, o.oid)
-      FROM obj o
+           i.identity, sn.oid, d.definition, d.shape
+      FROM unnest(classes, objects) WITH ORDINALITY AS o(class, oid, n)
       CROSS JOIN LATERAL pg_identify_object(o.class, o.oid, 0) i
       CROSS JOIN LATERAL pg_identify_object_as_address(o.class, o.oid, 0) a
       -- pg_identify_object quotes the schema's name.
@@ -443,12 +449,39 @@ BEGIN
            OR i.schema IS NULL AND o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_rewrite'::regclass)
                AND sn.nspname = a.object_names[1]
       CROSS JOIN LATERAL pggit.describe(o.class, o.oid) d
-     WHERE (o.oid >= 16384 OR o.class IN ('pg_extension'::regclass, 'pg_namespace'::regclass))
-       AND NOT EXISTS (SELECT FROM member m WHERE m.classid = o.class AND m.objid = o.oid)
-       AND i.identity IS NOT NULL;
+     WHERE i.identity IS NOT NULL
+$$;
+
+CREATE FUNCTION pggit.record_baseline() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_rows bigint;
+    classes oid[];
+    objects oid[];
+BEGIN
+    SELECT array_agg(o.class ORDER BY o.rank, o.obj), array_agg(o.obj ORDER BY o.rank, o.obj) INTO classes, objects
+      FROM pggit.recordable_objects() o;
+    INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                               namespace, new_definition, shape, sql_executed, captured_by, via_proxy, session_id, ordinal)
+    SELECT 'BASELINE', 'BASELINE', r.object_type, r.schema_name, r.object_name, r.object_identity, r.class, r.obj,
+           r.namespace, r.definition, r.shape, NULL, 'baseline', false, NULL, r.n
+      FROM pggit.described_objects(classes, objects) r;
     GET DIAGNOSTICS found_rows = ROW_COUNT;
     RETURN found_rows;
 END
+$$;
+
+-- What the history believes is there: each object's newest row, dropped ones too. Reads the history, so it is not for
+-- clients' transactions.
+CREATE FUNCTION pggit.known_objects()
+RETURNS TABLE (classid oid, objid oid, action text, object_type text, schema_name text, object_name text, object_identity text,
+               namespace oid, new_definition text, shape jsonb, captured_by text, created_at timestamptz)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT DISTINCT ON (c.objid, c.classid) c.classid, c.objid, c.action, c.object_type, c.schema_name, c.object_name,
+           c.object_identity, c.namespace, c.new_definition, c.shape, c.captured_by, c.created_at
+      FROM pggit.changes c
+     WHERE c.objid IS NOT NULL AND c.objsubid = 0 AND c.aspect = ''
+     ORDER BY c.objid, c.classid, c.created_at DESC, c.ordinal DESC
 $$;
 
 SELECT pggit.record_baseline();
@@ -459,6 +492,7 @@ SELECT pggit.record_baseline();
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
 REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_ddl(), pggit.record_baseline(),
+    pggit.recordable_objects(), pggit.described_objects(oid[], oid[]),
     pggit.record_affected(oid[], oid[], text, integer) FROM pggit_reader;
 
 -- ALWAYS: session_replication_role = replica turns other triggers off. In a role's or database's way nothing is left to chance:
