@@ -43,6 +43,8 @@ CREATE TABLE pggit.probe_facts (
     change_id   uuid,
     PRIMARY KEY (classid, objid)
 );
+CREATE INDEX probe_facts_fingerprint ON pggit.probe_facts (fingerprint);
+CREATE INDEX probe_facts_change ON pggit.probe_facts (change_id);
 COMMENT ON TABLE pggit.probe_facts IS 'What the probe''s last look found and the history explains.';
 
 CREATE TABLE pggit.probe_suspects (
@@ -150,7 +152,7 @@ BEGIN
           INTO facts;
     ELSIF class = 'pg_type'::regclass THEN
         SELECT concat_ws(E'\n',
-            (SELECT (to_jsonb(t) - '{typacl,typarray}'::text[])::text FROM pg_type t WHERE t.oid = obj),
+            (SELECT (to_jsonb(t) - '{oid,typacl,typarray}'::text[])::text FROM pg_type t WHERE t.oid = obj),
             (SELECT string_agg(row(e.enumsortorder, e.enumlabel)::text, E'\n' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = obj),
             (SELECT string_agg((to_jsonb(k) - 'oid')::text, E'\n' ORDER BY k.conname) FROM pg_constraint k
               WHERE k.contypid = obj AND k.contype <> 'n'),
@@ -159,10 +161,10 @@ BEGIN
               WHERE t.oid = obj))
           INTO facts;
     ELSIF class = 'pg_proc'::regclass THEN
-        SELECT concat_ws(E'\n', (SELECT (to_jsonb(p) - 'proacl')::text FROM pg_proc p WHERE p.oid = obj),
-                         (SELECT to_jsonb(a)::text FROM pg_aggregate a WHERE a.aggfnoid = obj)) INTO facts;
+        SELECT concat_ws(E'\n', (SELECT (to_jsonb(p) - '{oid,proacl}'::text[])::text FROM pg_proc p WHERE p.oid = obj),
+                         (SELECT (to_jsonb(a) - 'aggfnoid')::text FROM pg_aggregate a WHERE a.aggfnoid = obj)) INTO facts;
     ELSIF has_table_privilege(class, 'SELECT') THEN
-        EXECUTE format('SELECT (to_jsonb(t) - ''{nspacl,fdwacl,srvacl,lanacl,tgenabled,tgparentid,ev_enabled,substwophasestate,subskiplsn}''::text[])::text '
+        EXECUTE format('SELECT (to_jsonb(t) - ''{oid,nspacl,fdwacl,srvacl,lanacl,tgenabled,tgparentid,ev_enabled,substwophasestate,subskiplsn}''::text[])::text '
                        'FROM %s t WHERE t.oid = $1', class::regclass) INTO facts USING obj;
         IF class = 'pg_opfamily'::regclass THEN
             SELECT concat_ws(E'\n', facts,
@@ -249,7 +251,7 @@ CREATE FUNCTION pggit.probe_place() RETURNS text LANGUAGE sql STABLE SET search_
 $$;
 
 CREATE FUNCTION pggit.probe_exists(class oid, obj oid) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found boolean;
 BEGIN
@@ -274,16 +276,17 @@ $$;
 
 -- Whether each row of the object that was written since its facts were taken (xmins) is of a transaction that wrote a history row
 -- for this object. For the main row a history row for anything will do, if the name is still the known one: other objects' changes
--- touch it, too.
+-- touch it, too. GRANT touches columns, and its history row names no object.
 CREATE FUNCTION pggit.probe_explained(class oid, obj oid, xmins xid[], name text) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
     SELECT NOT EXISTS (
         SELECT FROM pggit.probe_rows r
          WHERE r.class = probe_explained.class AND r.obj = probe_explained.obj AND r.xmin <> ALL (coalesce(probe_explained.xmins, '{}'))
            AND NOT EXISTS (SELECT FROM pggit.changes c WHERE c.classid = r.class AND c.objid = r.obj AND c.objsubid = 0 AND c.xmin = r.xmin)
-           AND NOT (r.main AND (r.class <> 'pg_class'::regclass OR name = (SELECT t.relname FROM pg_class t WHERE t.oid = r.obj))
-                    AND EXISTS (SELECT FROM pggit.changes c
-                                 WHERE c.xmin = r.xmin AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour')))
+           AND NOT EXISTS (SELECT FROM pggit.changes c
+                            WHERE c.xmin = r.xmin AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour'
+                              AND (c.classid IS NULL OR r.main AND (r.class <> 'pg_class'::regclass
+                                                                    OR name = (SELECT t.relname FROM pg_class t WHERE t.oid = r.obj)))))
 $$;
 
 -- What one look finds about objects that are new, changed or gone since their facts were taken, at most max_objects of those that
@@ -333,7 +336,12 @@ BEGIN
         IF action = 'DROP' THEN
             -- It may have become an extension's member, live on under another oid (REINDEX CONCURRENTLY, ALTER COLUMN TYPE, a
             -- restored dump), or there is newer news of its name.
-            CONTINUE WHEN o.id = ANY (twins) OR EXISTS (SELECT FROM pggit.probe_facts f WHERE f.change_id = o.id AND f.objid <> o.obj)
+            CONTINUE WHEN o.id = ANY (twins)
+                       OR EXISTS (SELECT FROM pggit.probe_facts f
+                                   WHERE f.change_id = o.id AND f.objid <> o.obj
+                                     AND (pggit.probe_exists(f.classid, f.objid)
+                                          OR EXISTS (SELECT FROM pggit.changes c WHERE c.classid = f.classid AND c.objid = f.objid
+                                                        AND c.objsubid = 0 AND c.aspect = '' AND c.action = 'DROP')))
                        OR pggit.probe_exists(o.class, o.obj)
                        OR EXISTS (SELECT FROM pggit.changes k JOIN pggit.changes c
                                     ON hashtextextended(c.object_identity, 0) = hashtextextended(k.object_identity, 0)
@@ -352,13 +360,17 @@ BEGIN
         THEN
             action := NULL;
         ELSIF action = 'CREATE' AND o.id IS NULL THEN
-            -- Known by its name, under an oid that is no more?
-            SELECT c.id, c.action, c.classid, c.objid INTO twin
-              FROM pg_identify_object(o.class, o.obj, 0) i
-              JOIN pggit.changes c ON hashtextextended(c.object_identity, 0) = hashtextextended(i.identity, 0)
-                   AND c.object_identity = i.identity AND c.object_type = i.type AND c.aspect = '' AND c.objsubid = 0
-             ORDER BY c.created_at DESC, c.ordinal DESC LIMIT 1;
-            IF FOUND AND twin.action <> 'DROP' AND NOT pggit.probe_exists(twin.classid, twin.objid) THEN
+            -- Known under an oid that is no more: it looks the same to the last bit, or has the same name?
+            SELECT f.change_id AS id, '' AS action, f.classid, f.objid INTO twin FROM pggit.probe_facts f
+             WHERE f.fingerprint = mark AND f.classid = o.class AND f.objid <> o.obj AND NOT pggit.probe_exists(f.classid, f.objid) LIMIT 1;
+            IF NOT FOUND THEN
+                SELECT c.id, c.action, c.classid, c.objid INTO twin
+                  FROM pg_identify_object(o.class, o.obj, 0) i
+                  JOIN pggit.changes c ON hashtextextended(c.object_identity, 0) = hashtextextended(i.identity, 0)
+                       AND c.object_identity = i.identity AND c.object_type = i.type AND c.aspect = '' AND c.objsubid = 0
+                 ORDER BY c.created_at DESC, c.ordinal DESC LIMIT 1;
+            END IF;
+            IF twin.action <> 'DROP' AND NOT pggit.probe_exists(twin.classid, twin.objid) THEN
                 action := NULL;
                 change_id := twin.id;
                 twins := twins || twin.id;
@@ -473,12 +485,14 @@ BEGIN
                     ORDER BY c.created_at DESC, c.ordinal DESC LIMIT 1) ORDER BY x.n)
                 FROM unnest(sure.classes, sure.objects) WITH ORDINALITY x(class, obj, n)));
     END IF;
+    -- Those of a second oid stay: they tell that the first one lived on.
     DELETE FROM pggit.probe_facts f
-     WHERE NOT EXISTS (SELECT FROM pggit.probe_rows r WHERE r.main AND r.class = f.classid AND r.obj = f.objid);
+     WHERE NOT EXISTS (SELECT FROM pggit.probe_rows r WHERE r.main AND r.class = f.classid AND r.obj = f.objid)
+       AND NOT EXISTS (SELECT FROM pggit.changes c WHERE c.id = f.change_id AND c.objid <> f.objid);
     UPDATE pggit.probe_state s SET looked_at = clock_timestamp(),
            catalog_writes = CASE WHEN NOT found.more THEN probe.catalog_writes END,
-           history_edits = CASE WHEN NOT found.more THEN probe.history_edits
-                                WHEN NOT trusting THEN -1 ELSE s.history_edits END;
+           -- Not trusted again before there is nothing left to record.
+           history_edits = CASE WHEN trusting OR suspected = 0 AND NOT found.more THEN probe.history_edits ELSE s.history_edits END;
 END
 $$;
 

@@ -4,22 +4,25 @@
 //! log() ─> queue ─> recorder ─> pggit.statements          one task, one connection to the main database
 //! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
 //! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
+//! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
 //! migrate: the schema itself; run by the command line, not by the recorder
 //! ```
 //!
-//! History rows themselves are written by event triggers in the client's own transaction, never from here.
+//! History rows themselves are written by event triggers in the client's own transaction; from here only the probe's, for
+//! what the triggers did not see.
 
 mod connect;
 mod health;
 pub mod migrate;
 mod name;
+mod probe;
 mod queue;
 mod recorder;
 mod store;
 mod tables;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +36,7 @@ pub use self::connect::{APPLICATION_NAME, RecorderError};
 
 use self::connect::{Condition, Server};
 use self::health::Watched;
+use self::probe::Probed;
 use self::queue::Queue;
 use self::store::Tables;
 use self::tables::Known;
@@ -95,16 +99,21 @@ struct Inner {
     /// How many branches are watched.
     branches: Arc<AtomicUsize>,
     places: Arc<Semaphore>,
+    /// As `places`, for the probe.
+    probing: Arc<Semaphore>,
+    /// Changes that the probe recorded.
+    probed: Arc<AtomicU64>,
     readers: Semaphore,
     runtime: runtime::Handle,
     changed: Box<dyn Fn() + Send + Sync>,
 }
 
-/// A watched branch and the task that looks at it.
+/// A watched branch and the tasks that look at it.
 #[derive(Clone)]
 struct Watching {
     watched: Arc<Watched>,
-    _task: Arc<Task>,
+    probed: Arc<Probed>,
+    _tasks: Arc<[Task; 2]>,
 }
 
 struct Task(AbortHandle);
@@ -124,6 +133,8 @@ impl History {
             watching: Mutex::default(),
             branches: Arc::default(),
             places: Arc::new(Semaphore::new(health::AT_ONCE)),
+            probing: Arc::new(Semaphore::new(probe::PROBED_AT_ONCE)),
+            probed: Arc::default(),
             readers: Semaphore::new(READERS),
             runtime: runtime::Handle::current(),
             changed: Box::new(changed),
@@ -218,6 +229,11 @@ impl History {
         self.inner().map_or(0, |inner| inner.queue.len())
     }
 
+    /// Changes that the probe recorded, because nothing else had.
+    pub fn probed(&self) -> u64 {
+        self.inner().map_or(0, |inner| inner.probed.load(Ordering::Relaxed))
+    }
+
     /// Waits until every fact logged so far is written, at most `timeout`; false when it was too short, and then the
     /// log says what is missing. For the end of the process.
     pub async fn flush(&self, timeout: Duration) -> bool {
@@ -281,7 +297,10 @@ impl History {
         let watched = inner.watched.load();
         let mut branches: Vec<_> = watched.values().collect();
         branches.sort_by(|a, b| a.watched.branch.name.cmp(&b.watched.branch.name));
-        rows.extend(branches.iter().flat_map(|watching| watching.watched.rows()));
+        for watching in branches {
+            rows.extend(watching.watched.rows());
+            rows.push(watching.probed.row());
+        }
         rows
     }
 
@@ -332,10 +351,15 @@ impl Inner {
     }
 
     fn look_at(&self, branch: Arc<Branch>) -> Watching {
-        let watched = Arc::new(Watched::new(branch));
+        let watched = Arc::new(Watched::new(branch.clone()));
         let looking =
             health::keep_looking(self.server.clone(), watched.clone(), self.places.clone(), self.branches.clone());
-        Watching { watched, _task: Arc::new(Task(self.runtime.spawn(looking).abort_handle())) }
+        let probed = Arc::new(Probed::new(branch, self.probed.clone()));
+        let asking =
+            probe::keep_asking(self.server.clone(), probed.clone(), self.probing.clone(), self.branches.clone());
+        let task = |handle: tokio::task::JoinHandle<()>| Task(handle.abort_handle());
+        let tasks = [task(self.runtime.spawn(looking)), task(self.runtime.spawn(asking))];
+        Watching { watched, probed, _tasks: Arc::new(tasks) }
     }
 
     /// Has every branch looked at soon.
