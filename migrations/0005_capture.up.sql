@@ -24,6 +24,27 @@ LANGUAGE sql STABLE AS $$
      WHERE k.relispartition
 $$;
 
+-- What ALTER TABLE makes, renames or moves together with the table and names nowhere: indexes of constraints, indexes and
+-- statistics made anew for another type, sequences of columns; and tables that are no partitions any more. It has rows in the
+-- catalogs that this very (sub)transaction wrote.
+CREATE FUNCTION pggit.followers(tables oid[], written xid) RETURNS TABLE (class oid, obj oid)
+LANGUAGE sql STABLE AS $$
+    SELECT 'pg_class'::regclass::oid, i.oid FROM unnest(tables) t(oid) JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class i ON i.oid = x.indexrelid
+     WHERE i.xmin = written
+    UNION ALL
+    SELECT 'pg_class'::regclass, s.oid FROM unnest(tables) t(oid)
+      JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid > 0
+                          AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i')
+      JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+     WHERE s.xmin = written
+    UNION ALL
+    SELECT 'pg_statistic_ext'::regclass, e.oid FROM unnest(tables) t(oid) JOIN pg_statistic_ext e ON e.stxrelid = t.oid WHERE e.xmin = written
+    UNION ALL
+    SELECT 'pg_class'::regclass, c.oid FROM pg_class c
+     WHERE EXISTS (SELECT FROM unnest(tables) t(oid) JOIN pg_class p ON p.oid = t.oid AND p.relkind = 'p')
+       AND c.xmin = written AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition
+$$;
+
 -- Rows for objects that may have been changed. The view decides by comparing definitions.
 CREATE FUNCTION pggit.record_affected(classes oid[], objects oid[], tag text, first_ordinal integer) RETURNS void
 LANGUAGE sql VOLATILE AS $$
@@ -68,6 +89,8 @@ DECLARE
     n integer := 0;
     families oid[];
     opfamilies oid[];
+    altered oid[];
+    written xid;
     family oid;
     classes oid[];
     objects oid[];
@@ -186,12 +209,22 @@ BEGIN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    objsubid, namespace, aspect, new_definition, shape, ordinal)
         VALUES (o.action, o.command_tag, o.object_type, o.schema_name, o.name, o.object_identity, o.classid, o.objid, o.objsubid,
-                o.space, o.aspect, d.definition, d.shape, n);
+                o.space, o.aspect, d.definition, d.shape, n)
+        RETURNING xmin INTO written;
+        IF o.relkind IN ('r', 'p', 'm') AND o.action IN ('ALTER', 'RENAME') THEN
+            altered := altered || o.objid;
+        END IF;
     END LOOP;
 
     IF opfamilies IS NOT NULL THEN
         PERFORM pggit.record_affected(array_fill('pg_opfamily'::regclass::oid, ARRAY[array_length(opfamilies, 1)]), opfamilies, tg_tag, n);
         n := n + array_length(opfamilies, 1);
+    END IF;
+    IF altered IS NOT NULL THEN
+        SELECT array_agg(m.class), array_agg(m.obj) INTO classes, objects FROM pggit.followers(altered, written) m
+         WHERE NOT concat_ws(' ', m.class, m.obj, 0) = ANY (seen);
+        PERFORM pggit.record_affected(classes, objects, tg_tag, n);
+        n := n + coalesce(array_length(classes, 1), 0);
     END IF;
     IF families IS NOT NULL THEN
         FOREACH family IN ARRAY families LOOP

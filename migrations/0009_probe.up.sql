@@ -147,7 +147,7 @@ BEGIN
             (SELECT row(q.*)::text FROM pg_sequence q WHERE q.seqrelid = obj),
             (SELECT row(f.*)::text FROM pg_foreign_table f WHERE f.ftrelid = obj),
             (SELECT w.ev_action FROM pg_rewrite w WHERE w.ev_class = obj AND w.rulename = '_RETURN'),
-            (SELECT string_agg(row(g.tgname, g.tgenabled)::text, E'\n' ORDER BY g.tgname) FROM pg_trigger g
+            (SELECT string_agg(row(g.oid, g.tgenabled)::text, E'\n' ORDER BY g.oid) FROM pg_trigger g
               WHERE g.tgrelid = obj AND NOT g.tgisinternal AND g.tgenabled <> 'O'))
           INTO facts;
     ELSIF class = 'pg_type'::regclass THEN

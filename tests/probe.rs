@@ -88,7 +88,7 @@ fn recorded_changes_are_not_suspected() {
             // Texts read differently after these, though nobody touched the objects.
             "alter type mood rename to feeling; alter schema s rename to s2; alter table t rename to tt; alter table tt rename column x to xx",
             "create table late (m feeling); alter type feeling rename to mood; grant select on late to public; grant update (m) on late to public",
-            "alter table tt set schema s2; alter table r alter y type bigint; alter table r disable trigger tr; alter domain positive drop constraint positive_check",
+            "alter table tt set schema s2; alter table s2.tt alter y type bigint; alter table r disable trigger tr; alter domain positive drop constraint positive_check",
             "begin; create table a (i int); savepoint x; create table b (i int); rollback to x; alter table a add j int; commit",
             "do $$ begin create table c (i int); begin create table d (i int); raise 'no'; exception when others then create table e (i int); end; end $$",
             "create extension hstore; create table with_hstore (h hstore); drop extension hstore cascade",
