@@ -25,8 +25,8 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- What ALTER TABLE makes, renames or moves together with the table and names nowhere: indexes of constraints, indexes and
--- statistics made anew for another type, sequences of columns; and tables that are no partitions any more. It has rows in the
--- catalogs that this very (sub)transaction wrote.
+-- statistics made anew for another type, sequences of columns; and tables that are no partitions any more. And the table whose
+-- constraint ALTER INDEX renames. It has rows in the catalogs that this very (sub)transaction wrote.
 CREATE FUNCTION pggit.followers(tables oid[], written xid) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     SELECT 'pg_class'::regclass::oid, i.oid FROM unnest(tables) t(oid) JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class i ON i.oid = x.indexrelid
@@ -37,6 +37,11 @@ LANGUAGE sql STABLE AS $$
                           AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i')
       JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
      WHERE s.xmin = written
+    UNION ALL
+    SELECT 'pg_class'::regclass, k.conrelid FROM unnest(tables) t(oid)
+      JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_constraint'::regclass AND d.deptype = 'i'
+      JOIN pg_constraint k ON k.oid = d.refobjid
+     WHERE k.xmin = written
     UNION ALL
     SELECT 'pg_statistic_ext'::regclass, e.oid FROM unnest(tables) t(oid) JOIN pg_statistic_ext e ON e.stxrelid = t.oid WHERE e.xmin = written
     UNION ALL
@@ -121,8 +126,8 @@ BEGIN
         END IF;
 
         -- What has no definition of its own stands in that of its table, type or publication. Columns and constraints are
-        -- reported for a rename only.
-        IF o.aspect = '' AND (o.objsubid <> 0 OR o.classid IN ('pg_constraint'::regclass, 'pg_publication_rel'::regclass,
+        -- reported for a rename only. A composite type's attributes are reported as its relation's.
+        IF o.aspect = '' AND (o.objsubid <> 0 OR o.relkind = 'c' OR o.classid IN ('pg_constraint'::regclass, 'pg_publication_rel'::regclass,
                                                                'pg_publication_namespace'::regclass)) THEN
             IF o.classid = 'pg_publication_rel'::regclass THEN
                 SELECT 'pg_publication'::regclass AS classid, r.prpubid AS objid INTO d FROM pg_publication_rel r WHERE r.oid = o.objid;
@@ -141,7 +146,8 @@ BEGIN
                 SELECT d.classid::oid AS classid, d.objid AS objid, 0 AS objsubid, o.command_tag AS command_tag,
                        i.type AS object_type, CASE WHEN d.classid <> 'pg_publication'::regclass THEN o.schema_name END AS schema_name,
                        i.identity AS object_identity,
-                       CASE WHEN o.action = 'ALTER' AND d.classid <> 'pg_publication'::regclass THEN 'RENAME' ELSE o.action END AS action,
+                       CASE WHEN o.action = 'ALTER' AND (o.objsubid <> 0 OR o.classid = 'pg_constraint'::regclass) THEN 'RENAME'
+                            ELSE o.action END AS action,
                        o.aspect AS aspect, concat_ws(' ', d.classid::oid, d.objid, 0) AS key,
                        c.relname::text AS name, c.relnamespace AS space, c.relkind AS relkind, c.reltype AS reltype,
                        c.relhassubclass OR c.relispartition AS in_tree
@@ -211,7 +217,7 @@ BEGIN
         VALUES (o.action, o.command_tag, o.object_type, o.schema_name, o.name, o.object_identity, o.classid, o.objid, o.objsubid,
                 o.space, o.aspect, d.definition, d.shape, n)
         RETURNING xmin INTO written;
-        IF o.relkind IN ('r', 'p', 'm') AND o.action IN ('ALTER', 'RENAME') THEN
+        IF o.relkind IN ('r', 'p', 'm', 'i', 'I') AND o.action IN ('ALTER', 'RENAME') THEN
             altered := altered || o.objid;
         END IF;
     END LOOP;

@@ -289,6 +289,26 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = 
                                                                     OR name = (SELECT t.relname FROM pg_class t WHERE t.oid = r.obj)))))
 $$;
 
+-- Whether a definition may differ from the recorded one because something else has another name since: there was a rename, the object
+-- itself was recorded, and only its main row was written by somebody else (TRUNCATE, VACUUM FULL, a trigger made).
+CREATE FUNCTION pggit.probe_reworded(class oid, obj oid, xmins xid[], name text) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT EXISTS (SELECT FROM pg_class t WHERE t.oid = obj AND t.relname = name AND probe_reworded.class = 'pg_class'::regclass)
+       AND EXISTS (SELECT FROM pggit.changes c
+                    CROSS JOIN LATERAL (SELECT k.object_name, k.namespace FROM pggit.changes k
+                                         WHERE k.objid = c.objid AND k.classid = c.classid AND k.objsubid = 0 AND k.aspect = ''
+                                           AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
+                                         ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) p
+                    WHERE c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 minute'
+                      AND c.action IN ('ALTER', 'RENAME') AND c.objsubid = 0 AND c.aspect = ''
+                      AND (c.action = 'RENAME' OR p.object_name <> c.object_name OR p.namespace <> c.namespace))
+       AND NOT EXISTS (SELECT FROM pggit.probe_rows r
+                        WHERE r.class = probe_reworded.class AND r.obj = probe_reworded.obj AND NOT r.main
+                          AND r.xmin <> ALL (coalesce(probe_reworded.xmins, '{}'))
+                          AND NOT EXISTS (SELECT FROM pggit.changes c WHERE c.classid = r.class AND c.objid = r.obj AND c.objsubid = 0
+                                             AND c.xmin = r.xmin))
+$$;
+
 -- What one look finds about objects that are new, changed or gone since their facts were taken, at most max_objects of those that
 -- are there. action NULL: explained. change_id: the history row held against.
 CREATE FUNCTION pggit.probe_findings(trusting boolean, max_objects integer)
@@ -378,7 +398,10 @@ BEGIN
         END IF;
         IF action IS NOT NULL THEN
             definition := (pggit.describe(o.class, o.obj)).definition;
-            IF action = 'ALTER' AND definition IS NOT DISTINCT FROM (SELECT c.new_definition FROM pggit.changes c WHERE c.id = o.id) THEN
+            IF action = 'ALTER' AND (definition IS NOT DISTINCT FROM (SELECT c.new_definition FROM pggit.changes c WHERE c.id = o.id)
+                OR trusting AND o.id IS DISTINCT FROM o.change_id
+                   AND pggit.probe_reworded(o.class, o.obj, o.xmins, (SELECT c.object_name FROM pggit.changes c WHERE c.id = o.id)))
+            THEN
                 action := NULL;
             END IF;
         END IF;
@@ -501,5 +524,5 @@ SELECT pggit.probe_adopt();
 
 REVOKE ALL ON FUNCTION pggit.fingerprint(oid, oid), pggit.probe_due(), pggit.probe_accept(oid[], oid[], text[], uuid[]), pggit.probe_adopt(),
     pggit.probe_place(), pggit.probe_exists(oid, oid), pggit.probe_in_progress(oid, oid), pggit.probe_explained(oid, oid, xid[], text),
-    pggit.probe_findings(boolean, integer), pggit.probe_record(text[], oid[], oid[], uuid[]), pggit.probe(bigint, bigint, integer)
+    pggit.probe_reworded(oid, oid, xid[], text), pggit.probe_findings(boolean, integer), pggit.probe_record(text[], oid[], oid[], uuid[]), pggit.probe(bigint, bigint, integer)
     FROM PUBLIC, pggit_reader;
