@@ -31,6 +31,12 @@ CREATE FUNCTION pggit.followers(tables oid[], written xid) RETURNS TABLE (class 
 LANGUAGE sql STABLE AS $$
     SELECT 'pg_class'::regclass::oid, i.oid FROM unnest(tables) t(oid) JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class i ON i.oid = x.indexrelid
      WHERE i.xmin = written
+       -- Made, renamed or moved; a table that is rewritten touches its indexes, too.
+       AND (x.xmin = written
+            OR EXISTS (SELECT FROM pg_depend d JOIN pg_constraint k ON k.oid = d.refobjid
+                        WHERE d.classid = 'pg_class'::regclass AND d.objid = i.oid AND d.refclassid = 'pg_constraint'::regclass AND k.xmin = written)
+            OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = t.oid
+                          AND d.refclassid = 'pg_namespace'::regclass AND d.xmin = written))
     UNION ALL
     SELECT 'pg_class'::regclass, s.oid FROM unnest(tables) t(oid)
       JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid > 0
