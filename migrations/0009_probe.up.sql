@@ -211,7 +211,7 @@ $$;
 
 -- The facts of these objects are explained from now on by these history rows. marks: their fingerprints.
 CREATE FUNCTION pggit.probe_accept(classes oid[], objects oid[], marks text[], change_ids uuid[]) RETURNS void
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off SET enable_nestloop = off AS $$
     INSERT INTO pggit.probe_facts AS f (classid, objid, version, xmins, fingerprint, change_id)
     SELECT o.class, o.obj, v.version, v.xmins, o.mark, o.change_id
       FROM unnest(classes, objects, marks, change_ids) o(class, obj, mark, change_id)
@@ -274,26 +274,42 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          WHERE x.indexrelid = obj AND NOT x.indisvalid)
 $$;
 
--- Whether each row of the object that was written since its facts were taken (xmins) is of a transaction that wrote a history row
--- for this object. For the main row a history row for anything will do, if the name is still the known one: other objects' changes
--- touch it, too. GRANT touches columns, and its history row names no object.
-CREATE FUNCTION pggit.probe_explained(class oid, obj oid, xmins xid[], name text) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
-    SELECT NOT EXISTS (
-        SELECT FROM pggit.probe_rows r
-         WHERE r.class = probe_explained.class AND r.obj = probe_explained.obj AND r.xmin <> ALL (coalesce(probe_explained.xmins, '{}'))
-           AND NOT EXISTS (SELECT FROM pggit.changes c WHERE c.classid = r.class AND c.objid = r.obj AND c.objsubid = 0 AND c.xmin = r.xmin)
-           AND NOT EXISTS (SELECT FROM pggit.changes c
-                            WHERE c.xmin = r.xmin AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour'
-                              AND (c.classid IS NULL OR r.main AND (r.class <> 'pg_class'::regclass
-                                                                    OR name = (SELECT t.relname FROM pg_class t WHERE t.oid = r.obj)))))
+-- Whether each row of the object that was written since its facts were taken (mains, subs: the transactions) is of a transaction
+-- that wrote a history row for this object. For the main row a history row for anything will do, if the name is still the known
+-- one: other objects' changes touch it, too. GRANT touches columns, and its history row names no object.
+CREATE FUNCTION pggit.probe_explained(class oid, obj oid, mains xid[], subs xid[], name text) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    own xid[] := (SELECT coalesce(array_agg(c.xmin), '{}') FROM pggit.changes c
+                   WHERE c.classid = probe_explained.class AND c.objid = probe_explained.obj AND c.objsubid = 0);
+    x xid;
+    main boolean;
+BEGIN
+    FOR x, main IN
+        SELECT m.x, true FROM unnest(mains) m(x) WHERE m.x <> ALL (own) UNION ALL SELECT m.x, false FROM unnest(subs) m(x) WHERE m.x <> ALL (own)
+    LOOP
+        IF NOT EXISTS (SELECT FROM pggit.changes c
+                        WHERE c.xmin = x AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour'
+                          AND (c.classid IS NULL OR main AND (class <> 'pg_class'::regclass
+                                                              OR name = (SELECT t.relname FROM pg_class t WHERE t.oid = obj))))
+        THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    RETURN true;
+END
 $$;
 
 -- Whether a definition may differ from the recorded one because something else has another name since: there was a rename, the object
 -- itself was recorded, and only its main row was written by somebody else (TRUNCATE, VACUUM FULL, a trigger made).
-CREATE FUNCTION pggit.probe_reworded(class oid, obj oid, xmins xid[], name text) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-    SELECT EXISTS (SELECT FROM pg_class t WHERE t.oid = obj AND t.relname = name AND probe_reworded.class = 'pg_class'::regclass)
+CREATE FUNCTION pggit.probe_reworded(class oid, obj oid, subs xid[], name text) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN class = 'pg_class'::regclass
+       AND name = (SELECT t.relname FROM pg_class t WHERE t.oid = obj)
+       AND NOT EXISTS (SELECT FROM unnest(subs) m(x)
+                        WHERE NOT EXISTS (SELECT FROM pggit.changes c WHERE c.classid = probe_reworded.class
+                                             AND c.objid = probe_reworded.obj AND c.objsubid = 0 AND c.xmin = m.x))
        AND EXISTS (SELECT FROM pggit.changes c
                     CROSS JOIN LATERAL (SELECT k.object_name, k.namespace FROM pggit.changes k
                                          WHERE k.objid = c.objid AND k.classid = c.classid AND k.objsubid = 0 AND k.aspect = ''
@@ -301,16 +317,49 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
                                          ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) p
                     WHERE c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 minute'
                       AND c.action IN ('ALTER', 'RENAME') AND c.objsubid = 0 AND c.aspect = ''
-                      AND (c.action = 'RENAME' OR p.object_name <> c.object_name OR p.namespace <> c.namespace))
-       AND NOT EXISTS (SELECT FROM pggit.probe_rows r
-                        WHERE r.class = probe_reworded.class AND r.obj = probe_reworded.obj AND NOT r.main
-                          AND r.xmin <> ALL (coalesce(probe_reworded.xmins, '{}'))
-                          AND NOT EXISTS (SELECT FROM pggit.changes c WHERE c.classid = r.class AND c.objid = r.obj AND c.objsubid = 0
-                                             AND c.xmin = r.xmin))
+                      AND (c.action = 'RENAME' OR p.object_name <> c.object_name OR p.namespace <> c.namespace));
+END
 $$;
 
--- What one look finds about objects that are new, changed or gone since their facts were taken, at most max_objects of those that
--- are there. action NULL: explained. change_id: the history row held against.
+-- Objects that are new, changed or gone since their facts were taken, at most max_objects of those that are there. One pass over
+-- everything, so by hashing: new catalogs have no statistics, and a nested loop over them takes for ever.
+CREATE FUNCTION pggit.probe_candidates(trusting boolean, max_objects integer)
+RETURNS TABLE (action text, class oid, obj oid, id uuid, fingerprint text, change_id uuid, mains xid[], subs xid[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET enable_nestloop = off SET enable_mergejoin = off AS $$
+    WITH versions AS MATERIALIZED (
+        SELECT p.class, p.obj, coalesce(sum(p.xmin::text::bigint), 0) AS version FROM pggit.probe_rows p GROUP BY 1, 2
+    ), here AS MATERIALIZED (
+        SELECT r.class, r.obj, v.version FROM pggit.recordable_objects() r JOIN versions v ON v.class = r.class AND v.obj = r.obj
+    ), known AS MATERIALIZED (
+        SELECT DISTINCT ON (c.objid, c.classid) c.classid, c.objid, c.action, c.id FROM pggit.changes c
+         WHERE c.objid IS NOT NULL AND c.objsubid = 0 AND c.aspect = ''
+         ORDER BY c.objid, c.classid, c.created_at DESC, c.ordinal DESC
+    ), there AS MATERIALIZED (
+        SELECT CASE WHEN k.action = 'DROP' OR k.action IS NULL AND (f.objid IS NULL OR NOT trusting) THEN 'CREATE' ELSE 'ALTER' END AS action,
+               h.class, h.obj, coalesce(k.id, f.change_id) AS id, f.fingerprint, f.change_id, f.xmins
+          FROM here h
+          LEFT JOIN known k ON k.classid = h.class AND k.objid = h.obj
+          LEFT JOIN pggit.probe_facts f ON f.classid = h.class AND f.objid = h.obj
+         WHERE f.objid IS NULL OR f.version <> h.version OR h.version = 0 OR k.id <> f.change_id OR k.action = 'DROP'
+            OR NOT trusting AND k.id IS NULL
+         ORDER BY h.class, h.obj LIMIT max_objects
+    )
+    SELECT t.action, t.class, t.obj, t.id, t.fingerprint, t.change_id, w.mains, w.subs
+      FROM there t
+      LEFT JOIN (SELECT p.class, p.obj, array_agg(p.xmin) FILTER (WHERE p.main AND p.xmin <> ALL (coalesce(u.xmins, '{}'))) AS mains,
+                        array_agg(p.xmin) FILTER (WHERE NOT p.main AND p.xmin <> ALL (coalesce(u.xmins, '{}'))) AS subs
+                   FROM pggit.probe_rows p JOIN there u ON u.class = p.class AND u.obj = p.obj GROUP BY 1, 2) w
+        ON w.class = t.class AND w.obj = t.obj
+    UNION ALL
+    -- Shared objects are changed from other databases, too; subscriptions belong to one.
+    SELECT 'DROP', k.classid, k.objid, k.id, NULL, NULL, NULL, NULL
+      FROM known k LEFT JOIN here h ON h.class = k.classid AND h.obj = k.objid
+      JOIN pg_class c ON c.oid = k.classid AND (NOT c.relisshared OR c.oid = 'pg_subscription'::regclass)
+     WHERE k.action <> 'DROP' AND h.obj IS NULL
+     ORDER BY 1
+$$;
+
+-- What one look finds about the candidates. action NULL: explained. change_id: the history row held against.
 CREATE FUNCTION pggit.probe_findings(trusting boolean, max_objects integer)
 RETURNS TABLE (action text, class oid, obj oid, mark text, definition text, change_id uuid)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
@@ -319,33 +368,7 @@ DECLARE
     twin record;
     twins uuid[] := '{}';
 BEGIN
-    FOR o IN
-        WITH here AS MATERIALIZED (
-            SELECT r.class, r.obj, v.version FROM pggit.recordable_objects() r
-              JOIN (SELECT p.class, p.obj, coalesce(sum(p.xmin::text::bigint), 0) AS version FROM pggit.probe_rows p GROUP BY 1, 2) v
-                ON v.class = r.class AND v.obj = r.obj
-        ), known AS MATERIALIZED (
-            SELECT DISTINCT ON (c.objid, c.classid) c.classid, c.objid, c.action, c.id, c.created_at FROM pggit.changes c
-             WHERE c.objid IS NOT NULL AND c.objsubid = 0 AND c.aspect = ''
-             ORDER BY c.objid, c.classid, c.created_at DESC, c.ordinal DESC
-        ), there AS (
-            SELECT CASE WHEN k.action = 'DROP' OR k.action IS NULL AND (f.objid IS NULL OR NOT trusting) THEN 'CREATE' ELSE 'ALTER' END AS action,
-                   h.class, h.obj, coalesce(k.id, f.change_id) AS id, f.fingerprint, f.xmins, f.change_id
-              FROM here h
-              LEFT JOIN known k ON k.classid = h.class AND k.objid = h.obj
-              LEFT JOIN pggit.probe_facts f ON f.classid = h.class AND f.objid = h.obj
-             WHERE f.objid IS NULL OR f.version <> h.version OR h.version = 0 OR k.id <> f.change_id OR k.action = 'DROP'
-                OR NOT trusting AND k.id IS NULL
-             ORDER BY h.class, h.obj LIMIT max_objects
-        )
-        SELECT t.* FROM there t
-        UNION ALL
-        -- Shared objects are changed from other databases, too; subscriptions belong to one.
-        SELECT 'DROP', k.classid, k.objid, k.id, NULL, NULL, NULL
-          FROM known k LEFT JOIN here h ON h.class = k.classid AND h.obj = k.objid
-          JOIN pg_class c ON c.oid = k.classid AND (NOT c.relisshared OR c.oid = 'pg_subscription'::regclass)
-         WHERE k.action <> 'DROP' AND h.obj IS NULL
-         ORDER BY 1
+    FOR o IN SELECT c.* FROM pggit.probe_candidates(trusting, max_objects) c
     LOOP
         action := o.action;
         class := o.class;
@@ -376,7 +399,7 @@ BEGIN
         mark := pggit.fingerprint(o.class, o.obj);
         IF action = 'ALTER' AND (mark = o.fingerprint AND (trusting OR o.id IS NOT DISTINCT FROM o.change_id)
                                  OR trusting AND o.id IS DISTINCT FROM o.change_id
-                                    AND pggit.probe_explained(o.class, o.obj, o.xmins, (SELECT c.object_name FROM pggit.changes c WHERE c.id = o.id)))
+                                    AND pggit.probe_explained(o.class, o.obj, o.mains, o.subs, (SELECT c.object_name FROM pggit.changes c WHERE c.id = o.id)))
         THEN
             action := NULL;
         ELSIF action = 'CREATE' AND o.id IS NULL THEN
@@ -400,7 +423,7 @@ BEGIN
             definition := (pggit.describe(o.class, o.obj)).definition;
             IF action = 'ALTER' AND (definition IS NOT DISTINCT FROM (SELECT c.new_definition FROM pggit.changes c WHERE c.id = o.id)
                 OR trusting AND o.id IS DISTINCT FROM o.change_id
-                   AND pggit.probe_reworded(o.class, o.obj, o.xmins, (SELECT c.object_name FROM pggit.changes c WHERE c.id = o.id)))
+                   AND pggit.probe_reworded(o.class, o.obj, o.subs, (SELECT c.object_name FROM pggit.changes c WHERE c.id = o.id)))
             THEN
                 action := NULL;
             END IF;
@@ -431,6 +454,16 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
         RETURNING 1
     )
     SELECT count(*) FROM written
+$$;
+
+-- Facts of what is gone. Those of a second oid stay: they tell that the first one lived on.
+CREATE FUNCTION pggit.probe_forget() RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off SET enable_nestloop = off AS $$
+    DELETE FROM pggit.probe_facts f USING (
+        SELECT k.classid, k.objid, k.change_id FROM pggit.probe_facts k
+         WHERE NOT EXISTS (SELECT FROM pggit.probe_rows r WHERE r.main AND r.class = k.classid AND r.obj = k.objid)) g
+     WHERE f.classid = g.classid AND f.objid = g.objid
+       AND NOT EXISTS (SELECT FROM pggit.changes c WHERE c.id = g.change_id AND c.objid <> g.objid)
 $$;
 
 -- One look, in a transaction of its own, REPEATABLE READ. The counters are probe_due()'s from before the transaction. looked: false
@@ -508,10 +541,7 @@ BEGIN
                     ORDER BY c.created_at DESC, c.ordinal DESC LIMIT 1) ORDER BY x.n)
                 FROM unnest(sure.classes, sure.objects) WITH ORDINALITY x(class, obj, n)));
     END IF;
-    -- Those of a second oid stay: they tell that the first one lived on.
-    DELETE FROM pggit.probe_facts f
-     WHERE NOT EXISTS (SELECT FROM pggit.probe_rows r WHERE r.main AND r.class = f.classid AND r.obj = f.objid)
-       AND NOT EXISTS (SELECT FROM pggit.changes c WHERE c.id = f.change_id AND c.objid <> f.objid);
+    PERFORM pggit.probe_forget();
     UPDATE pggit.probe_state s SET looked_at = clock_timestamp(),
            catalog_writes = CASE WHEN NOT found.more THEN probe.catalog_writes END,
            -- Not trusted again before there is nothing left to record.
@@ -523,6 +553,6 @@ $$;
 SELECT pggit.probe_adopt();
 
 REVOKE ALL ON FUNCTION pggit.fingerprint(oid, oid), pggit.probe_due(), pggit.probe_accept(oid[], oid[], text[], uuid[]), pggit.probe_adopt(),
-    pggit.probe_place(), pggit.probe_exists(oid, oid), pggit.probe_in_progress(oid, oid), pggit.probe_explained(oid, oid, xid[], text),
-    pggit.probe_reworded(oid, oid, xid[], text), pggit.probe_findings(boolean, integer), pggit.probe_record(text[], oid[], oid[], uuid[]), pggit.probe(bigint, bigint, integer)
+    pggit.probe_place(), pggit.probe_exists(oid, oid), pggit.probe_in_progress(oid, oid), pggit.probe_explained(oid, oid, xid[], xid[], text),
+    pggit.probe_reworded(oid, oid, xid[], text), pggit.probe_candidates(boolean, integer), pggit.probe_findings(boolean, integer), pggit.probe_record(text[], oid[], oid[], uuid[]), pggit.probe_forget(), pggit.probe(bigint, bigint, integer)
     FROM PUBLIC, pggit_reader;

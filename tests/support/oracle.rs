@@ -208,10 +208,16 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
         let comment = key.catalog.starts_with("comment ");
         let (first, last) = (told.first().map(|row| row.change.as_str()), told.last().map(|row| row.change.as_str()));
         let identity = &is.or(was).unwrap().identity;
-        let twin = |there: &Facts, other: &Object| there.objects.iter().any(|(k, o)| (&k.catalog, &o.kind, &o.identity) == (&key.catalog, &other.kind, &other.identity));
+        let twin = |there: &Facts, other: &Object| {
+            there
+                .objects
+                .iter()
+                .any(|(k, o)| (&k.catalog, &o.kind, &o.identity) == (&key.catalog, &other.kind, &other.identity))
+        };
         match (was, is) {
             _ if comment => {
-                let gone = is.is_none() && !after.objects.contains_key(&Key { catalog: key.catalog[8..].into(), column: 0, ..key.clone() });
+                let gone = is.is_none()
+                    && !after.objects.contains_key(&Key { catalog: key.catalog[8..].into(), column: 0, ..key.clone() });
                 if was.map(|w| &w.fact) != is.map(|i| &i.fact) && told.is_empty() && !gone {
                     wrong.push(format!("missed: comment on {identity} [{key}]"));
                 }
@@ -229,18 +235,28 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
                 if told.is_empty() {
                     wrong.push(format!("missed: ALTER {identity} [{key}]\n  was {}\n  is  {}", was.fact, is.fact));
                 }
-                wrong.extend(told.iter().filter(|row| ["CREATE", "DROP"].contains(&row.change.as_str())).map(|row| format!("wrong: {row}")));
+                wrong.extend(
+                    told.iter()
+                        .filter(|row| ["CREATE", "DROP"].contains(&row.change.as_str()))
+                        .map(|row| format!("wrong: {row}")),
+                );
             }
             // A statement may name an object and leave it as it was, or as another one put it back.
             (Some(was), Some(is)) if was == is || was.fact == is.fact => {
-                wrong.extend(told.iter().filter(|row| {
-                    ["CREATE", "DROP"].contains(&row.change.as_str()) || row.affected && !row.same_definition && told.len() == 1
-                }).map(|row| format!("invented: {row}")));
+                wrong.extend(
+                    told.iter()
+                        .filter(|row| {
+                            ["CREATE", "DROP"].contains(&row.change.as_str())
+                                || row.affected && !row.same_definition && told.len() == 1
+                        })
+                        .map(|row| format!("invented: {row}")),
+                );
             }
             _ => {}
         }
         if let (Some(is), Some(last)) = (is, told.last())
-            && !comment && last.name != is.name
+            && !comment
+            && last.name != is.name
         {
             wrong.push(format!("wrong name: {last}, it is {}", is.name));
         }
@@ -254,7 +270,9 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
         let changes: Vec<_> = of(&row.key).iter().map(|row| row.change.clone()).collect();
         if is_part && (row.change != "DROP" || after.has_part(&row.key)) {
             wrong.push(format!("invented: {row}"));
-        } else if !is_part && (changes.first().is_none_or(|c| c != "CREATE") || changes.last().is_none_or(|c| c != "DROP")) {
+        } else if !is_part
+            && (changes.first().is_none_or(|c| c != "CREATE") || changes.last().is_none_or(|c| c != "DROP"))
+        {
             wrong.push(format!("invented: {row}, of {changes:?}"));
         }
     }
@@ -265,10 +283,12 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
 pub fn judge_end(url: &str, after: &Facts) -> Vec<String> {
     let all = psql_ok(
         url,
-        &format!("select * from (select distinct on (c.objid, c.classid) concat_ws(chr(31), h.id, h.change_type, c.classid::regclass, c.objid, c.objsubid, c.aspect, c.affected, \
+        &format!(
+            "select * from (select distinct on (c.objid, c.classid) concat_ws(chr(31), h.id, h.change_type, c.classid::regclass, c.objid, c.objsubid, c.aspect, c.affected, \
              h.old_definition is not distinct from h.new_definition, regexp_replace(coalesce(h.object_identity, ''), '[\\n\\x1f]', ' ', 'g'), regexp_replace(coalesce(h.object_name, ''), '[\\n\\x1f]', ' ', 'g')) \
              from pggit.history h join pggit.changes c using (id) where c.objid is not null and c.objsubid = 0 and c.aspect = '' \
-             order by c.objid, c.classid, c.created_at desc, c.ordinal desc) x"),
+             order by c.objid, c.classid, c.created_at desc, c.ordinal desc) x"
+        ),
     );
     let last: BTreeMap<Key, Row> = all.lines().map(row).map(|row| (row.key.clone(), row)).collect();
     let mut wrong = Vec::new();
@@ -287,8 +307,13 @@ pub fn judge_end(url: &str, after: &Facts) -> Vec<String> {
         }
     }
     let named = named.values().filter(|row| {
-        let anew = after.objects.iter().any(|(key, object)| (&key.catalog, &object.identity) == (&row.key.catalog, &row.identity))
-            || last.values().any(|other| other.key != row.key && (&other.key.catalog, &other.identity) == (&row.key.catalog, &row.identity));
+        let anew = after
+            .objects
+            .iter()
+            .any(|(key, object)| (&key.catalog, &object.identity) == (&row.key.catalog, &row.identity))
+            || last.values().any(|other| {
+                other.key != row.key && (&other.key.catalog, &other.identity) == (&row.key.catalog, &row.identity)
+            });
         !anew && row.key.catalog != "pg_constraint"
     });
     wrong.extend(named.map(|row| format!("invented: {row} is not there")));

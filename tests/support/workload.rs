@@ -41,7 +41,11 @@ impl Workload {
                 Unit::Together(statements(self, n))
             }
             _ => {
-                let mut all = vec![["begin", "begin isolation level repeatable read", "begin isolation level serializable"][self.below(3)].to_owned()];
+                let mut all = vec![
+                    ["begin", "begin isolation level repeatable read", "begin isolation level serializable"]
+                        [self.below(3)]
+                    .to_owned(),
+                ];
                 let mut savepoints = 0;
                 for _ in 0..1 + self.below(5) {
                     match self.below(6) {
@@ -96,7 +100,9 @@ impl Workload {
 
     fn data_type(&mut self, facts: &Facts) -> String {
         match self.below(9) {
-            0 | 1 => self.pick(facts, &["enum", "domain", "composite", "range"]).map_or("int".into(), |t| t.identity.clone()),
+            0 | 1 => {
+                self.pick(facts, &["enum", "domain", "composite", "range"]).map_or("int".into(), |t| t.identity.clone())
+            }
             n => ["int", "bigint", "text", "numeric(8,2)", "timestamptz", "boolean", "varchar(20)"][n - 2].into(),
         }
     }
@@ -108,7 +114,9 @@ impl Workload {
             0 => format!("do $do$ begin execute $x${plain}$x$; end $do$"),
             1 => {
                 let other = self.plain(facts);
-                format!("do $do$ begin execute $x${plain}$x$; raise 'undone'; exception when others then execute $x${other}$x$; end $do$")
+                format!(
+                    "do $do$ begin execute $x${plain}$x$; raise 'undone'; exception when others then execute $x${other}$x$; end $do$"
+                )
             }
             2 => {
                 let name = self.name();
@@ -121,13 +129,16 @@ impl Workload {
     fn plain(&mut self, facts: &Facts) -> String {
         const TABLES: &[&str] = &["table", "partitioned table", "table partition"];
         let choice = self.below(64);
-        let Some(table) = self.pick(facts, TABLES) else { return format!("create table {} (a int primary key, b text)", self.place(facts)) };
+        let Some(table) = self.pick(facts, TABLES) else {
+            return format!("create table {} (a int primary key, b text)", self.place(facts));
+        };
         let t = table.identity.clone();
         let c = self.column(table);
         match choice {
             0..=3 => {
                 let (place, a, b) = (self.place(facts), self.data_type(facts), self.data_type(facts));
-                let extra = ["", ", unique (b)", ", check (id > 0)", ", constraint \"Odd k\" unique (id, a)"][self.below(4)];
+                let extra =
+                    ["", ", unique (b)", ", check (id > 0)", ", constraint \"Odd k\" unique (id, a)"][self.below(4)];
                 format!("create table {place} (id serial primary key, a {a}, b {b}, c int default 1{extra})")
             }
             4 => format!("create table {} (like {t} including all)", self.place(facts)),
@@ -138,27 +149,43 @@ impl Workload {
             9 | 10 => match self.pick(facts, &["partitioned table"]) {
                 Some(parent) => {
                     let from = self.below(500) * 10;
-                    format!("create table {} partition of {} for values from ({from}) to ({})", self.place(facts), parent.identity, from + 10)
+                    format!(
+                        "create table {} partition of {} for values from ({from}) to ({})",
+                        self.place(facts),
+                        parent.identity,
+                        from + 10
+                    )
                 }
                 None => format!("create table {} (a int, b text) partition by list (b)", self.place(facts)),
             },
             11 => match (self.pick(facts, &["partitioned table"]), self.pick(facts, &["table partition"])) {
-                (Some(parent), Some(part)) => format!("alter table {} detach partition {}", parent.identity, part.identity),
+                (Some(parent), Some(part)) => {
+                    format!("alter table {} detach partition {}", parent.identity, part.identity)
+                }
                 _ => format!("alter table {t} add column {} int", self.name()),
             },
             12 => match (self.pick(facts, &["partitioned table"]), self.pick(facts, &["table"])) {
-                (Some(parent), Some(part)) => format!("alter table {} attach partition {} for values from (100000) to (200000)", parent.identity, part.identity),
+                (Some(parent), Some(part)) => format!(
+                    "alter table {} attach partition {} for values from (100000) to (200000)",
+                    parent.identity, part.identity
+                ),
                 _ => format!("alter table {t} add column {} int", self.name()),
             },
             13..=15 => {
                 let (name, kind) = (self.name(), self.data_type(facts));
-                format!("alter table {t} add column {name} {kind}{}", ["", " default null", " not null", " unique"][self.below(4)])
+                format!(
+                    "alter table {t} add column {name} {kind}{}",
+                    ["", " default null", " not null", " unique"][self.below(4)]
+                )
             }
             16 => format!("alter table {t} drop column {c}{}", ["", " cascade"][self.below(2)]),
             17 => format!("alter table {t} rename column {c} to {}", self.name()),
             18 => format!("alter table {t} alter column {c} type {}", ["text", "bigint", "varchar(30)"][self.below(3)]),
             19 => format!("alter table {t} alter column {c} {} not null", ["set", "drop"][self.below(2)]),
-            20 => format!("alter table {t} alter column {c} {}", ["set default null", "drop default", "set statistics 7"][self.below(3)]),
+            20 => format!(
+                "alter table {t} alter column {c} {}",
+                ["set default null", "drop default", "set statistics 7"][self.below(3)]
+            ),
             21 => format!("alter table {t} add constraint {} check ({c} is not null)", self.name()),
             22 => match self.pick(facts, &["table"]) {
                 Some(other) => format!("alter table {t} add column {} int references {}", self.name(), other.identity),
@@ -194,7 +221,11 @@ impl Workload {
                 },
                 None => format!("create view {} as select 1 as one", self.place(facts)),
             },
-            37 => format!("create materialized view {} as select {c} from {t}{}", self.place(facts), ["", " with no data"][self.below(2)]),
+            37 => format!(
+                "create materialized view {} as select {c} from {t}{}",
+                self.place(facts),
+                ["", " with no data"][self.below(2)]
+            ),
             38 => match self.pick(facts, &["materialized view"]) {
                 Some(view) => match self.below(4) {
                     0 => format!("refresh materialized view {}", view.identity),
@@ -204,16 +235,27 @@ impl Workload {
                 },
                 None => "analyze".into(),
             },
-            39 => format!("create function {}(i int) returns int language sql as 'select {}'", self.place(facts), self.below(9)),
+            39 => format!(
+                "create function {}(i int) returns int language sql as 'select {}'",
+                self.place(facts),
+                self.below(9)
+            ),
             40 => {
                 let n = self.below(4);
-                format!("create or replace function public.{}f{n}() returns trigger language plpgsql as 'begin return new; end'", self.prefix)
+                format!(
+                    "create or replace function public.{}f{n}() returns trigger language plpgsql as 'begin return new; end'",
+                    self.prefix
+                )
             }
             41 => match self.pick(facts, &["function", "procedure"]) {
                 Some(function) => match self.below(4) {
                     0 => format!("drop function {} cascade", function.identity),
                     1 => format!("alter function {} rename to {}", function.identity, self.name()),
-                    2 => format!("alter function {} {}", function.identity, ["stable", "strict", "security definer", "set work_mem = '1MB'"][self.below(4)]),
+                    2 => format!(
+                        "alter function {} {}",
+                        function.identity,
+                        ["stable", "strict", "security definer", "set work_mem = '1MB'"][self.below(4)]
+                    ),
                     _ => format!("alter function {} set schema {}", function.identity, self.schema(facts)),
                 },
                 None => format!("create procedure {}() language sql as 'select 1'", self.place(facts)),
@@ -221,15 +263,27 @@ impl Workload {
             42 | 43 => match self.pick(facts, &["function trigger"]) {
                 Some(function) => format!(
                     "create trigger {} {} on {t} for each row execute function {}",
-                    self.name(), ["before insert", "after update or delete"][self.below(2)], function.identity
+                    self.name(),
+                    ["before insert", "after update or delete"][self.below(2)],
+                    function.identity
                 ),
-                None => format!("create function {}() returns trigger language plpgsql as 'begin return new; end'", self.place(facts)),
+                None => format!(
+                    "create function {}() returns trigger language plpgsql as 'begin return new; end'",
+                    self.place(facts)
+                ),
             },
             44 => match self.pick(facts, &["trigger"]) {
                 Some(trigger) => match self.below(3) {
                     0 => format!("drop trigger {} on {}", trigger.identity, trigger.parts[0]),
-                    1 => format!("alter trigger {} on {} rename to {}", trigger.identity, trigger.parts[0], self.name()),
-                    _ => format!("alter table {} {} trigger {}", trigger.parts[0], ["disable", "enable always", "enable"][self.below(3)], trigger.identity),
+                    1 => {
+                        format!("alter trigger {} on {} rename to {}", trigger.identity, trigger.parts[0], self.name())
+                    }
+                    _ => format!(
+                        "alter table {} {} trigger {}",
+                        trigger.parts[0],
+                        ["disable", "enable always", "enable"][self.below(3)],
+                        trigger.identity
+                    ),
                 },
                 None => format!("alter table {t} disable trigger all"),
             },
@@ -238,7 +292,9 @@ impl Workload {
                 Some(policy) => match self.below(3) {
                     0 => format!("drop policy {} on {}", policy.identity, policy.parts[0]),
                     1 => format!("alter policy {} on {} rename to {}", policy.identity, policy.parts[0], self.name()),
-                    _ => format!("alter policy {} on {} using (1 > {})", policy.identity, policy.parts[0], self.below(3)),
+                    _ => {
+                        format!("alter policy {} on {} using (1 > {})", policy.identity, policy.parts[0], self.below(3))
+                    }
                 },
                 None => format!("create policy {} on {t} for select using (true)", self.name()),
             },
@@ -252,13 +308,22 @@ impl Workload {
                     0 => format!("alter type {} add value '{}'", name.identity, self.below(100)),
                     1 => format!("alter type {} rename to {}", name.identity, self.name()),
                     2 => format!("drop type {} cascade", name.identity),
-                    _ => format!("alter type {} rename value {} to '{}'", name.identity, self.column(name), self.below(1000)),
+                    _ => format!(
+                        "alter type {} rename value {} to '{}'",
+                        name.identity,
+                        self.column(name),
+                        self.below(1000)
+                    ),
                 },
                 None => format!("create type {} as enum ()", self.place(facts)),
             },
             50 => match self.pick(facts, &["domain"]) {
                 Some(domain) => match self.below(5) {
-                    0 => format!("alter domain {} add constraint {} check (value is not null)", domain.identity, self.name()),
+                    0 => format!(
+                        "alter domain {} add constraint {} check (value is not null)",
+                        domain.identity,
+                        self.name()
+                    ),
                     1 => format!("alter domain {} set default {}", domain.identity, self.below(9)),
                     2 => format!("alter domain {} rename to {}", domain.identity, self.name()),
                     3 => format!("drop domain {} cascade", domain.identity),
@@ -271,7 +336,12 @@ impl Workload {
                     0 => format!("alter type {} add attribute {} int cascade", name.identity, self.name()),
                     1 => format!("alter type {} drop attribute {} cascade", name.identity, self.column(name)),
                     2 => format!("drop type {} cascade", name.identity),
-                    _ => format!("alter type {} rename attribute {} to {}", name.identity, self.column(name), self.name()),
+                    _ => format!(
+                        "alter type {} rename attribute {} to {}",
+                        name.identity,
+                        self.column(name),
+                        self.name()
+                    ),
                 },
                 None => format!("create type {} as (a int, b text)", self.place(facts)),
             },
@@ -297,12 +367,18 @@ impl Workload {
                 Some(schema) if schema.name != "public" => match self.below(4) {
                     0 => format!("drop schema {} cascade", schema.identity),
                     1 => format!("alter schema {} rename to {}", schema.identity, self.name()),
-                    2 => format!("alter schema {} owner to {}", schema.identity, ["postgres", "pg_database_owner"][self.below(2)]),
+                    2 => format!(
+                        "alter schema {} owner to {}",
+                        schema.identity,
+                        ["postgres", "pg_database_owner"][self.below(2)]
+                    ),
                     _ => format!("create table {}.{} (a int)", schema.identity, self.name()),
                 },
                 _ => {
                     let (schema, table, view) = (self.name(), self.name(), self.name());
-                    format!("create schema {schema} create table {table} (a int primary key) create view {view} as select a from {table}")
+                    format!(
+                        "create schema {schema} create table {table} (a int primary key) create view {view} as select a from {table}"
+                    )
                 }
             },
             58 => match self.pick(facts, &["statistics"]) {
@@ -320,17 +396,27 @@ impl Workload {
             },
             61 => {
                 let (a, b) = (self.name(), self.name());
-                format!("create temp table {a} (a serial primary key, b text unique); create temp view {b} as select * from {a}; create index on {a} (b); drop table {a} cascade")
+                format!(
+                    "create temp table {a} (a serial primary key, b text unique); create temp view {b} as select * from {a}; create index on {a} (b); drop table {a} cascade"
+                )
             }
             62 => match self.below(5) {
                 0 => format!("grant select on {t} to public"),
                 1 => format!("grant update ({c}) on {t} to public"),
                 2 => format!("truncate {t} cascade"),
                 3 => format!("analyze {t}"),
-                _ => format!("alter table {t} alter column {c} type text using null; alter table {t} add primary key ({c})"),
+                _ => format!(
+                    "alter table {t} alter column {c} type text using null; alter table {t} add primary key ({c})"
+                ),
             },
-            _ => ["create table broken (", "alter table nowhere.nothing add x int", "drop table nowhere.nothing", "select 1 / 0", "create table public.twice (); create table public.twice ()"]
-                [self.below(5)].into(),
+            _ => [
+                "create table broken (",
+                "alter table nowhere.nothing add x int",
+                "drop table nowhere.nothing",
+                "select 1 / 0",
+                "create table public.twice (); create table public.twice ()",
+            ][self.below(5)]
+            .into(),
         }
     }
 }
