@@ -160,15 +160,15 @@ fn the_oracle_sees_what_is_missed_and_what_is_invented() {
         server.psql(&database, "alter event trigger pggit_record_drop disable; drop table u; alter table t drop column b; alter event trigger pggit_record_drop enable always");
         server.psql(&database, "delete from pggit.changes where object_name = 'u' or action = 'ALTER'");
         let copy = "insert into pggit.changes (action, command_tag, object_type, object_name, object_identity, classid, objid, new_definition, shape) \
-                    select {action}, command_tag, object_type, object_name, object_identity, classid, {objid}, new_definition, shape \
+                    select {action}, command_tag, object_type, {name}, classid, {objid}, new_definition, shape \
                     from pggit.changes where object_name = 't'";
-        let invented = verdict(&copy.replace("{action}", "'DROP'").replace("{objid}", "objid"));
+        let invented = verdict(&copy.replace("{action}", "'DROP'").replace("{objid}", "objid").replace("{name}", "object_name, object_identity"));
         assert_eq!(invented, ["invented: DROP public.t", "invented: DROP public.t"]);
         let invented = verdict(
             &copy
                 .replace("{action}", "'CREATE'")
                 .replace("{objid}", "1")
-                .replace("object_name, object_identity,", "'x', 'public.x',"),
+                .replace("{name}", "'x', 'public.x'"),
         );
         assert_eq!(invented[0], "invented: CREATE public.x");
     }
