@@ -4,6 +4,7 @@ DROP EVENT TRIGGER IF EXISTS pggit_record_drop;
 DROP EVENT TRIGGER IF EXISTS pggit_record_ddl;
 DROP EVENT TRIGGER IF EXISTS pggit_before_ddl;
 DROP FUNCTION pggit.known_objects();
+DROP FUNCTION pggit.capture_mode();
 DROP FUNCTION pggit.record_baseline();
 DROP FUNCTION pggit.described_objects(oid[], oid[]);
 DROP FUNCTION pggit.recordable_objects();

@@ -552,7 +552,17 @@ $$;
 -- A row of a database that was migrated just now; so its facts are known from the start.
 SELECT pggit.probe_adopt();
 
-REVOKE ALL ON FUNCTION pggit.fingerprint(oid, oid), pggit.probe_due(), pggit.probe_accept(oid[], oid[], text[], uuid[]), pggit.probe_adopt(),
-    pggit.probe_place(), pggit.probe_exists(oid, oid), pggit.probe_in_progress(oid, oid), pggit.probe_explained(oid, oid, xid[], xid[], text),
-    pggit.probe_reworded(oid, oid, xid[], text), pggit.probe_candidates(boolean, integer), pggit.probe_findings(boolean, integer), pggit.probe_record(text[], oid[], oid[], uuid[]), pggit.probe_forget(), pggit.probe(bigint, bigint, integer)
-    FROM PUBLIC, pggit_reader;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
+        REVOKE ALL ON FUNCTION pggit.fingerprint(oid, oid), pggit.probe_due(), pggit.probe_accept(oid[], oid[], text[], uuid[]),
+            pggit.probe_adopt(), pggit.probe_place(), pggit.probe_exists(oid, oid), pggit.probe_in_progress(oid,
+            oid), pggit.probe_explained(oid, oid, xid[], xid[], text), pggit.probe_reworded(oid, oid, xid[], text),
+            pggit.probe_candidates(boolean, integer), pggit.probe_findings(boolean, integer),
+            pggit.probe_record(text[], oid[], oid[], uuid[]), pggit.probe_forget(), pggit.probe(bigint, bigint,
+            integer)
+            FROM pggit_reader;
+    END IF;
+END
+$$;

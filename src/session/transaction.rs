@@ -10,9 +10,26 @@ pub(super) struct Step {
     pub control: Option<Control>,
     /// Set where it is logged; its outcome is filled in later.
     pub fact: Option<Box<StatementFact>>,
+    pub part: Part,
+}
+
+/// Whether the client gets the statement's CommandComplete when it comes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It does.
+    #[default]
+    Whole,
+    /// It gets it when the companion behind the statement has completed as well.
+    Accompanied,
+    /// A companion: a statement of ours, of which the client hears nothing.
+    Companion,
 }
 
 impl Step {
+    pub fn companion() -> Self {
+        Self { part: Part::Companion, ..Self::default() }
+    }
+
     /// Whether its CommandComplete changes anything here.
     pub fn matters(&self) -> bool {
         self.fact.is_some() || self.control.as_ref().is_some_and(|control| *control != Control::Begin)
