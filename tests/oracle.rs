@@ -108,7 +108,7 @@ fn run(client: &mut Wire, unit: &Unit, protocol: Protocol) -> (bool, Vec<String>
         assert!(replies.last().is_some_and(|last| last.tag == b'Z'), "the connection ended after {sql}: {replies:?}");
         let error = replies.iter().find(|reply| reply.tag == b'E').and_then(|reply| reply.field(b'M'));
         told.push(format!("{sql}\n      -> {}", error.as_deref().unwrap_or("ok")));
-        let tag = replies.iter().filter(|reply| reply.tag == b'C').map(Message::command_tag).last();
+        let tag = replies.iter().filter(|reply| reply.tag == b'C').map(Message::command_tag).next_back();
         (error.is_none(), tag.unwrap_or_default())
     };
     let done = match unit {
@@ -162,14 +162,15 @@ fn the_oracle_sees_what_is_missed_and_what_is_invented() {
         let copy = "insert into pggit.changes (action, command_tag, object_type, object_name, object_identity, classid, objid, new_definition, shape) \
                     select {action}, command_tag, object_type, {name}, classid, {objid}, new_definition, shape \
                     from pggit.changes where object_name = 't'";
-        let invented = verdict(&copy.replace("{action}", "'DROP'").replace("{objid}", "objid").replace("{name}", "object_name, object_identity"));
-        assert_eq!(invented, ["invented: DROP public.t", "invented: DROP public.t"]);
         let invented = verdict(
             &copy
-                .replace("{action}", "'CREATE'")
-                .replace("{objid}", "1")
-                .replace("{name}", "'x', 'public.x'"),
+                .replace("{action}", "'DROP'")
+                .replace("{objid}", "objid")
+                .replace("{name}", "object_name, object_identity"),
         );
+        assert_eq!(invented, ["invented: DROP public.t", "invented: DROP public.t"]);
+        let invented =
+            verdict(&copy.replace("{action}", "'CREATE'").replace("{objid}", "1").replace("{name}", "'x', 'public.x'"));
         assert_eq!(invented[0], "invented: CREATE public.x");
     }
 }
@@ -233,7 +234,7 @@ fn clients_at_once_leave_a_history_that_ends_where_the_catalogs_are() {
                     let it = &it;
                     scope.spawn(move || {
                         let mut workload =
-                            Workload::new(seed + number, &["w", "x", "y", "z"][usize::try_from(number).unwrap()]);
+                            Workload::new(seed + number, ["w", "x", "y", "z"][usize::try_from(number).unwrap()]);
                         let mut client = it.client(number == 3);
                         client.rows("set lock_timeout = '300ms'");
                         let mut log = format!("client {number}\n");

@@ -263,7 +263,7 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
     }
     for row in rows {
         let known = before.objects.contains_key(&row.key) || after.objects.contains_key(&row.key);
-        if known || row.aspect != "" {
+        if known || !row.aspect.is_empty() {
             continue;
         }
         let is_part = row.key.column != 0 || row.key.catalog == "pg_constraint";
