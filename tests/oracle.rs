@@ -1,7 +1,7 @@
 //! The history against an oracle: generated schema changes, through the proxy and round it, one after the other and all at
 //! once. What the history says must be what happened in the catalogs: nothing missed, nothing invented.
 //!
-//! `PGGIT_ORACLE_SEED` repeats a run, `PGGIT_ORACLE_UNITS` makes it longer, `PGGIT_ORACLE_CAPTURE` is the proxy's capture mode.
+//! `PGGIT_ORACLE_SEED` repeats a run, `PGGIT_ORACLE_UNITS` makes it longer.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -9,7 +9,7 @@ mod support;
 use support::oracle::{Facts, judge, judge_end, rows};
 use support::wire::{extended, query};
 use support::workload::{Unit, Workload};
-use support::{Message, Pg, PgServer, Proxy, Wire, migrate, versions};
+use support::{Message, Pg, PgServer, Proxy, Wire, migrate, migrate_without_triggers, versions};
 
 /// How changes get into the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +19,7 @@ enum Capture {
 }
 
 impl Capture {
-    fn wanted() -> Self {
-        match std::env::var("PGGIT_ORACLE_CAPTURE").as_deref() {
-            Ok("inject") => Self::Inject,
-            Ok("trigger") | Err(_) => Self::Trigger,
-            Ok(other) => panic!("PGGIT_ORACLE_CAPTURE is trigger or inject, not {other}"),
-        }
-    }
+    const ALL: [Self; 2] = [Self::Trigger, Self::Inject];
 
     fn word(self) -> &'static str {
         match self {
@@ -52,11 +46,13 @@ struct Repository {
 }
 
 impl Repository {
-    fn new(version: Pg) -> Self {
+    fn new(version: Pg, capture: Capture) -> Self {
         let server = PgServer::shared(version);
         let database = server.unique_database("oracle");
-        migrate(server, &database);
-        let capture = Capture::wanted();
+        match capture {
+            Capture::Trigger => migrate(server, &database),
+            Capture::Inject => migrate_without_triggers(server, &database),
+        }
         let config = format!("[upstream]\ndbname = \"{database}\"\n[history]\ncapture = \"{}\"\n", capture.word());
         Self { server, proxy: Proxy::start(server, &config), database, capture }
     }
@@ -72,6 +68,11 @@ impl Repository {
         } else {
             self.proxy.connect(&self.database)
         }
+    }
+
+    fn workload(&self, seed: u64, prefix: &str) -> Workload {
+        let workload = Workload::new(seed, prefix);
+        if self.capture.sees_all() { workload } else { workload.without_blocks() }
     }
 
     /// The probe has had no reason to record anything, and has none now.
@@ -128,7 +129,7 @@ fn run(client: &mut Wire, unit: &Unit, protocol: Protocol) -> (bool, Vec<String>
 #[test]
 fn the_oracle_sees_what_is_missed_and_what_is_invented() {
     for version in versions() {
-        let it = Repository::new(version);
+        let it = Repository::new(version, Capture::Trigger);
         // The probe would mend it.
         let (server, database) = (it.server, it.database.clone());
         let url = it.url();
@@ -177,14 +178,15 @@ fn the_oracle_sees_what_is_missed_and_what_is_invented() {
 
 #[test]
 fn each_transaction_leaves_the_rows_of_what_it_changed() {
-    for version in versions() {
-        let it = Repository::new(version);
+    for (version, capture) in versions().into_iter().flat_map(|version| Capture::ALL.map(|capture| (version, capture)))
+    {
+        let it = Repository::new(version, capture);
         let seed = number("PGGIT_ORACLE_SEED", 1);
-        let mut workload = Workload::new(seed, "o");
+        let mut workload = it.workload(seed, "o");
         let mut clients: Vec<Wire> = [false, true, false].map(|direct| it.client(direct)).into();
         let mut before = Facts::of(&it.url());
         let mut known = 0;
-        let mut log = format!("PGGIT_ORACLE_SEED={seed} on {version:?}\n");
+        let mut log = format!("PGGIT_ORACLE_SEED={seed} on {version:?}, {capture:?}\n");
         let (mut applied, mut wrong) = (0, Vec::new());
         for round in 0..number("PGGIT_ORACLE_UNITS", 100) {
             let unit = workload.unit(&before);
@@ -224,8 +226,9 @@ fn each_transaction_leaves_the_rows_of_what_it_changed() {
 
 #[test]
 fn clients_at_once_leave_a_history_that_ends_where_the_catalogs_are() {
-    for version in versions() {
-        let it = Repository::new(version);
+    for (version, capture) in versions().into_iter().flat_map(|version| Capture::ALL.map(|capture| (version, capture)))
+    {
+        let it = Repository::new(version, capture);
         let seed = number("PGGIT_ORACLE_SEED", 1);
         let units = number("PGGIT_ORACLE_UNITS", 100) / 4;
         let logs: Vec<String> = std::thread::scope(|scope| {
@@ -234,7 +237,7 @@ fn clients_at_once_leave_a_history_that_ends_where_the_catalogs_are() {
                     let it = &it;
                     scope.spawn(move || {
                         let mut workload =
-                            Workload::new(seed + number, ["w", "x", "y", "z"][usize::try_from(number).unwrap()]);
+                            it.workload(seed + number, ["w", "x", "y", "z"][usize::try_from(number).unwrap()]);
                         let mut client = it.client(number == 3);
                         client.rows("set lock_timeout = '300ms'");
                         let mut log = format!("client {number}\n");
@@ -258,7 +261,7 @@ fn clients_at_once_leave_a_history_that_ends_where_the_catalogs_are() {
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        let log = format!("PGGIT_ORACLE_SEED={seed} on {version:?}\n{}", logs.join("\n"));
+        let log = format!("PGGIT_ORACLE_SEED={seed} on {version:?}, {capture:?}\n{}", logs.join("\n"));
         let wrong = judge_end(&it.url(), &Facts::of(&it.url()));
         assert!(wrong.is_empty(), "{} wrong:\n{}\n\n{log}", wrong.len(), wrong.join("\n"));
         it.assert_unsuspected(&log);

@@ -20,11 +20,23 @@ pub struct Workload {
     made: usize,
     /// Keeps the names of clients apart.
     prefix: String,
+    /// Whether statements hide in DO blocks now and then.
+    blocks: bool,
 }
 
 impl Workload {
     pub fn new(seed: u64, prefix: &str) -> Self {
-        Self { rng: Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1), made: 0, prefix: prefix.to_owned() }
+        Self {
+            rng: Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            made: 0,
+            prefix: prefix.to_owned(),
+            blocks: true,
+        }
+    }
+
+    /// Without DO blocks: nobody sees in their text what they do.
+    pub fn without_blocks(self) -> Self {
+        Self { blocks: false, ..self }
     }
 
     pub fn below(&mut self, n: usize) -> usize {
@@ -110,7 +122,9 @@ impl Workload {
     /// One statement; now and then inside a DO block, a function or EXPLAIN, now and then one that fails.
     pub fn statement(&mut self, facts: &Facts) -> String {
         let plain = self.plain(facts);
-        match self.below(14) {
+        let choice = self.below(14);
+        match choice {
+            0 | 1 if !self.blocks => plain,
             0 => format!("do $do$ begin execute $x${plain}$x$; end $do$"),
             1 => {
                 let other = self.plain(facts);
