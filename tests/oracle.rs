@@ -7,6 +7,7 @@
 mod support;
 
 use support::oracle::{Facts, judge, judge_end, rows};
+use support::proxy::migrate_without_triggers;
 use support::wire::{extended, query};
 use support::workload::{Unit, Workload};
 use support::{Message, Pg, PgServer, Proxy, Wire, migrate, versions};
@@ -55,8 +56,11 @@ impl Repository {
     fn new(version: Pg) -> Self {
         let server = PgServer::shared(version);
         let database = server.unique_database("oracle");
-        migrate(server, &database);
         let capture = Capture::wanted();
+        match capture {
+            Capture::Trigger => migrate(server, &database),
+            Capture::Inject => migrate_without_triggers(server, &database),
+        }
         let config = format!("[upstream]\ndbname = \"{database}\"\n[history]\ncapture = \"{}\"\n", capture.word());
         Self { server, proxy: Proxy::start(server, &config), database, capture }
     }

@@ -5,6 +5,8 @@
 //! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
 //! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
 //! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
+//! seal: the hash chain of each branch, when a look saw commits that wait     one task a branch, connections of a moment
+//! verify: the whole chain again; run by the command line, not by the recorder
 //! migrate: the schema itself; run by the command line, not by the recorder
 //! ```
 //!
@@ -18,8 +20,10 @@ mod name;
 mod probe;
 mod queue;
 mod recorder;
+mod seal;
 mod store;
 mod tables;
+pub mod verify;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -68,6 +72,13 @@ pub struct HealthRow {
     pub message: String,
 }
 
+impl HealthRow {
+    /// Whether changes are refused while this is not well. Sealing and probing can be made up for later.
+    pub fn is_needed(&self) -> bool {
+        self.check != seal::CHECK && self.check != probe::CHECK
+    }
+}
+
 /// A table of texts from the server, for the control port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows {
@@ -103,17 +114,18 @@ struct Inner {
     probing: Arc<Semaphore>,
     /// Changes that the probe recorded.
     probed: Arc<AtomicU64>,
+    sealing: Arc<Semaphore>,
     readers: Semaphore,
     runtime: runtime::Handle,
     changed: Box<dyn Fn() + Send + Sync>,
 }
 
-/// A watched branch and the tasks that look at it.
+/// A watched branch, and the tasks that look at it, seal it and probe it.
 #[derive(Clone)]
 struct Watching {
     watched: Arc<Watched>,
     probed: Arc<Probed>,
-    _tasks: Arc<[Task; 2]>,
+    _tasks: Arc<[Task; 3]>,
 }
 
 struct Task(AbortHandle);
@@ -135,6 +147,7 @@ impl History {
             places: Arc::new(Semaphore::new(health::AT_ONCE)),
             probing: Arc::new(Semaphore::new(probe::PROBED_AT_ONCE)),
             probed: Arc::default(),
+            sealing: Arc::new(Semaphore::new(seal::AT_ONCE)),
             readers: Semaphore::new(READERS),
             runtime: runtime::Handle::current(),
             changed: Box::new(changed),
@@ -354,12 +367,14 @@ impl Inner {
         let watched = Arc::new(Watched::new(branch.clone()));
         let looking =
             health::keep_looking(self.server.clone(), watched.clone(), self.places.clone(), self.branches.clone());
+        let sealing = seal::keep_sealing(self.server.clone(), watched.clone(), self.sealing.clone());
         let probed = Arc::new(Probed::new(branch, self.probed.clone()));
         let asking =
             probe::keep_asking(self.server.clone(), probed.clone(), self.probing.clone(), self.branches.clone());
-        let task = |handle: tokio::task::JoinHandle<()>| Task(handle.abort_handle());
-        let tasks = [task(self.runtime.spawn(looking)), task(self.runtime.spawn(asking))];
-        Watching { watched, probed, _tasks: Arc::new(tasks) }
+        let looking = Task(self.runtime.spawn(looking).abort_handle());
+        let sealing = Task(self.runtime.spawn(sealing).abort_handle());
+        let asking = Task(self.runtime.spawn(asking).abort_handle());
+        Watching { watched, probed, _tasks: Arc::new([looking, sealing, asking]) }
     }
 
     /// Has every branch looked at soon.

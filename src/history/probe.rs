@@ -20,6 +20,9 @@ use super::recorder::close;
 use super::tables::not_migrated;
 use crate::branch::Branch;
 
+/// Its line of `SHOW HEALTH`.
+pub(super) const CHECK: &str = "probe";
+
 /// How often the counter is read where a connection stays open, and the shortest time between two looks.
 const COUNTED: Duration = Duration::from_secs(1);
 
@@ -72,7 +75,7 @@ impl Probed {
             Last::Worked { recorded } => (true, format!("recorded {recorded} changes that nothing else had recorded")),
             Last::Failed { reason } => (false, format!("cannot look for unrecorded changes: {reason}")),
         };
-        HealthRow { branch: self.branch.name.clone(), check: "probe".into(), ok, message }
+        HealthRow { branch: self.branch.name.clone(), check: CHECK.into(), ok, message }
     }
 
     fn publish(&self, asked: Result<&Asked, RecorderError>) {
