@@ -4,9 +4,9 @@
 //! log() ─> queue ─> recorder ─> pggit.statements          one task, one connection to the main database
 //! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
 //! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
-//! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
 //! seal: the hash chain of each branch, when a look saw commits that wait     one task a branch, connections of a moment
 //! verify: the whole chain again; run by the command line, not by the recorder
+//! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
 //! migrate: the schema itself; run by the command line, not by the recorder
 //! ```
 //!
@@ -110,17 +110,17 @@ struct Inner {
     /// How many branches are watched.
     branches: Arc<AtomicUsize>,
     places: Arc<Semaphore>,
+    sealing: Arc<Semaphore>,
     /// As `places`, for the probe.
     probing: Arc<Semaphore>,
     /// Changes that the probe recorded.
     probed: Arc<AtomicU64>,
-    sealing: Arc<Semaphore>,
     readers: Semaphore,
     runtime: runtime::Handle,
     changed: Box<dyn Fn() + Send + Sync>,
 }
 
-/// A watched branch, and the tasks that look at it, seal it and probe it.
+/// A watched branch and the tasks that look at it, seal it and probe it.
 #[derive(Clone)]
 struct Watching {
     watched: Arc<Watched>,
@@ -145,9 +145,9 @@ impl History {
             watching: Mutex::default(),
             branches: Arc::default(),
             places: Arc::new(Semaphore::new(health::AT_ONCE)),
+            sealing: Arc::new(Semaphore::new(seal::AT_ONCE)),
             probing: Arc::new(Semaphore::new(probe::PROBED_AT_ONCE)),
             probed: Arc::default(),
-            sealing: Arc::new(Semaphore::new(seal::AT_ONCE)),
             readers: Semaphore::new(READERS),
             runtime: runtime::Handle::current(),
             changed: Box::new(changed),
@@ -369,12 +369,11 @@ impl Inner {
             health::keep_looking(self.server.clone(), watched.clone(), self.places.clone(), self.branches.clone());
         let sealing = seal::keep_sealing(self.server.clone(), watched.clone(), self.sealing.clone());
         let probed = Arc::new(Probed::new(branch, self.probed.clone()));
-        let asking =
+        let probing =
             probe::keep_asking(self.server.clone(), probed.clone(), self.probing.clone(), self.branches.clone());
-        let looking = Task(self.runtime.spawn(looking).abort_handle());
-        let sealing = Task(self.runtime.spawn(sealing).abort_handle());
-        let asking = Task(self.runtime.spawn(asking).abort_handle());
-        Watching { watched, probed, _tasks: Arc::new([looking, sealing, asking]) }
+        let task = |handle: tokio::task::JoinHandle<()>| Task(handle.abort_handle());
+        let tasks = [self.runtime.spawn(looking), self.runtime.spawn(sealing), self.runtime.spawn(probing)].map(task);
+        Watching { watched, probed, _tasks: Arc::new(tasks) }
     }
 
     /// Has every branch looked at soon.

@@ -20,7 +20,7 @@ use super::recorder::close;
 use super::tables::not_migrated;
 use crate::branch::Branch;
 
-/// Its line of `SHOW HEALTH`.
+/// What its row in `SHOW HEALTH` is called.
 pub(super) const CHECK: &str = "probe";
 
 /// How often the counter is read where a connection stays open, and the shortest time between two looks.
