@@ -318,6 +318,8 @@ BEGIN
         WHEN 'pg_proc'::regclass THEN
             RETURN EXISTS (SELECT FROM pg_proc p WHERE p.oid = obj AND p.pronamespace <> 'pggit'::regnamespace
                               AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = obj AND d.deptype = 'i'));
+        WHEN 'pg_namespace'::regclass THEN
+            RETURN EXISTS (SELECT FROM pg_namespace s WHERE s.oid = obj AND s.nspname !~ '^pg_' AND s.nspname <> 'pggit');
         WHEN 'pg_cast'::regclass THEN
             RETURN NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = obj AND d.deptype = 'i');
         ELSE
