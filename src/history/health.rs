@@ -11,7 +11,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::connect::{RecorderError, Server, bounded};
 use super::recorder::close;
 use super::tables::not_migrated;
-use super::{HealthRow, migrate};
+use super::{HealthRow, intents, migrate};
 use crate::branch::Branch;
 use crate::change::Recording;
 
@@ -177,7 +177,7 @@ async fn look_at(server: &Server, branch: &Branch, kept: &mut Option<PgConnectio
     let at = Some(SystemTime::now());
     // A kept connection may have died since; only a new one is proof.
     if let Some(mut old) = kept.take()
-        && let Ok(checks) = check(&mut old, &branch.name).await
+        && let Ok(checks) = look(server, &mut old, &branch.name).await
     {
         *kept = Some(old);
         return Report { at, checks };
@@ -186,7 +186,7 @@ async fn look_at(server: &Server, branch: &Branch, kept: &mut Option<PgConnectio
         Ok(connection) => connection,
         Err(error) => return Report { at, checks: vec![Check::bad("server", error.to_string())] },
     };
-    match check(&mut connection, &branch.name).await {
+    match look(server, &mut connection, &branch.name).await {
         Ok(checks) => {
             if database == server.main {
                 *kept = Some(connection);
@@ -197,6 +197,19 @@ async fn look_at(server: &Server, branch: &Branch, kept: &mut Option<PgConnectio
         }
         Err(error) => Report { at, checks: vec![Check::bad("server", error.to_string())] },
     }
+}
+
+/// All checks; and where all is well, what lost sessions left open is settled.
+async fn look(server: &Server, connection: &mut PgConnection, branch: &str) -> Result<Vec<Check>, RecorderError> {
+    let checks = check(connection, branch).await?;
+    if checks.iter().all(|check| check.ok) {
+        match intents::sweep(connection, server).await {
+            Ok(()) => {}
+            Err(error) if error.leaves_connection() => tracing::warn!(branch, %error, "intents cannot be settled"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(checks)
 }
 
 /// All checks on one branch; an error only where the server did not answer them.

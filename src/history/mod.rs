@@ -4,6 +4,7 @@
 //! log() ─> queue ─> recorder ─> pggit.statements          one task, one connection to the main database
 //! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
 //! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
+//! intents: what cannot run in a transaction, before and after  connections of a moment; health looks for lost ones
 //! migrate: the schema itself; run by the command line, not by the recorder
 //! ```
 //!
@@ -11,6 +12,7 @@
 
 mod connect;
 mod health;
+mod intents;
 pub mod migrate;
 mod name;
 mod queue;

@@ -8,7 +8,7 @@ use super::ledger::{Kind, Script, Watched};
 use super::prepared::{Prepared, Text};
 use super::transaction::Step;
 use super::{Effects, Env, Next, Rest, Session};
-use crate::change::VerdictKind;
+use crate::change::{Told, VerdictKind};
 use crate::policy::{Interest, Refusal, Verdict};
 use crate::sql::{Class, Classified, Classifier, Statement, unread};
 use crate::wire::frame::{BadLength, HEADER, Head, cstr};
@@ -91,7 +91,7 @@ impl Session {
             b'Q' => self.query(frame, classifier, fx),
             b'P' => self.parse(frame, classifier, fx),
             b'B' => self.bind(frame, fx),
-            b'E' => self.execute(frame),
+            b'E' => self.execute(frame, fx),
             b'D' => self.owe(Kind::Describe, Class::Other, frame, None),
             b'C' => self.close(frame),
             b'S' => self.owe(Kind::Sync, Class::Other, frame, None),
@@ -108,8 +108,13 @@ impl Session {
 
     fn owe(&mut self, kind: Kind, class: Class, frame: &Frame<'_>, watched: Option<Watched>) -> Judged {
         let at = self.micros(frame.env.now);
-        if let Some(Watched::Parse(undo, _)) = self.ledger.push(kind, class, at, watched) {
-            self.statements.undo(undo);
+        match self.ledger.push(kind, class, at, watched) {
+            Some(Watched::Parse(undo, _)) => self.statements.undo(undo),
+            Some(Watched::Execute(step)) => self.intent.settle(step.intent, never_run()),
+            Some(Watched::Query(script)) => {
+                script.steps.into_iter().for_each(|step| self.intent.settle(step.intent, never_run()));
+            }
+            Some(Watched::Bind(_)) | None => {}
         }
         Judged::Pass
     }
@@ -146,7 +151,13 @@ impl Session {
         let mut plain = 0;
         for statement in statements {
             let sql = text.get(statement.range.clone()).unwrap_or_default();
-            match self.rule(statement, frame.env) {
+            // One of several runs inside a transaction, or not at all.
+            let ruled = if statements.len() == 1 {
+                self.rule_alone(statement, sql, frame.env, fx)
+            } else {
+                self.rule(statement, frame.env)
+            };
+            match ruled {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(rule)) => {
                     let ruled = Ruled { statement, sql, rule };
@@ -235,6 +246,7 @@ impl Session {
     fn prepare(&self, statements: &[Statement], text: &[u8], env: &Env<'_>) -> Prepared {
         let [statement] = statements else { return Prepared::default() };
         let matters = is_logged(statement)
+            || !statement.transactional
             || statement.control.is_some()
             || statement.setting.is_some()
             || env.policy.interest(statement.class) != Interest::None;
@@ -290,7 +302,7 @@ impl Session {
         Judged::Replace { old: HEADER, new, drop_rest: true }
     }
 
-    fn execute(&mut self, frame: &Frame<'_>) -> Judged {
+    fn execute(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
         let Some((portal, _)) = cstr(frame.body) else {
             if !frame.is_whole() && frame.body.len() < NAMES {
                 return Judged::Wait;
@@ -301,11 +313,25 @@ impl Session {
             return self.owe(Kind::Execute, Class::Other, frame, None);
         };
         let class = prepared.class;
-        let step = prepared.text.clone().map(|known| {
-            let ruled = Ruled { statement: &known.statement, sql: known.sql.as_bytes(), rule: None };
-            self.step(&ruled, frame.env)
-        });
-        let watched = step.filter(|step| step.fact.is_some() || step.control.is_some()).map(Watched::Execute);
+        let Some(known) = prepared.text.clone() else { return self.owe(Kind::Execute, class, frame, None) };
+        if !known.statement.transactional {
+            match self.rule_alone(&known.statement, known.sql.as_bytes(), frame.env, fx) {
+                Ok(None) => return Judged::Ask,
+                Ok(Some(_)) => {}
+                Err(refusal) => {
+                    let old = HEADER + portal.len() + 1;
+                    let refused = self.refused(&known.statement, known.sql.as_bytes(), refusal, frame.env, fx);
+                    let new = refused.execute();
+                    self.owe(Kind::Execute, class, frame, Some(Watched::Bind(refused)));
+                    return Judged::Replace { old, new, drop_rest: true };
+                }
+            }
+            self.answer = None;
+        }
+        let ruled = Ruled { statement: &known.statement, sql: known.sql.as_bytes(), rule: None };
+        let step = self.step(&ruled, frame.env);
+        let matters = step.fact.is_some() || step.control.is_some() || step.intent.is_some();
+        let watched = matters.then_some(Watched::Execute(step));
         self.owe(Kind::Execute, class, frame, watched)
     }
 
@@ -338,6 +364,11 @@ impl Session {
         }
         self.owe(Kind::Call, Class::Opaque, frame, None)
     }
+}
+
+/// The server ignores it: something before it failed.
+fn never_run() -> Told {
+    Told::Failed { sqlstate: String::new(), message: "an earlier message failed, so it was never run".into() }
 }
 
 /// The grammar of a WAL sender, which is no SQL.

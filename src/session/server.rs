@@ -3,7 +3,7 @@
 use super::ledger::{Kind, Script, Watched};
 use super::unrecorded::Unrecorded;
 use super::{Effects, Env, Session, finished};
-use crate::change::Outcome;
+use crate::change::{Outcome, Told};
 use crate::sql::Encoding;
 use crate::wire::error::field;
 use crate::wire::frame::{self, BadLength, HEADER, Head, cstr};
@@ -123,7 +123,9 @@ impl Session {
             if let Some(fact) = &mut step.fact {
                 fact.duration = env.now.saturating_duration_since(self.origin).saturating_sub(fact.duration);
             }
-            self.transaction.completed(step, tag, &mut fx.facts);
+            self.intent.settle(step.intent.take(), Told::Applied);
+            fx.prepared_ended |= matches!(tag, b"COMMIT PREPARED" | b"ROLLBACK PREPARED");
+            fx.prepared.extend(self.transaction.completed(step, tag, &mut fx.facts));
         }
     }
 
@@ -146,6 +148,7 @@ impl Session {
             message = format!("{}: {}", unrecorded.message, unrecorded.cause);
         }
         self.transaction.failed(&sqlstate, &message);
+        let told = Told::Failed { sqlstate: sqlstate.clone(), message: message.clone() };
 
         let (origin, now) = (self.origin, env.now);
         let mut fail = |fact: Option<Box<crate::change::StatementFact>>| {
@@ -158,7 +161,10 @@ impl Session {
         };
         if let Some(Watched::Query(Script { steps, refused })) = self.ledger.front_watched() {
             rewritten = rewritten.or_else(|| refused.as_ref().and_then(|refused| refused.rewrite(body)));
-            fail(steps.pop_front().and_then(|step| step.fact));
+            if let Some(step) = steps.pop_front() {
+                self.intent.settle(step.intent, told.clone());
+                fail(step.fact);
+            }
             // The server runs none of the statements behind it.
             steps.clear();
         }
@@ -172,8 +178,13 @@ impl Session {
                 }
                 Some(Watched::Bind(refused)) => rewritten = rewritten.take().or_else(|| refused.rewrite(body)),
                 // What stands behind the failed message is never run: there is no outcome to log.
-                Some(Watched::Execute(step)) if first => fail(step.fact),
-                Some(Watched::Execute(_) | Watched::Query(_)) | None => {}
+                Some(Watched::Execute(step)) => {
+                    self.intent.settle(step.intent, told.clone());
+                    if first {
+                        fail(step.fact);
+                    }
+                }
+                Some(Watched::Query(_)) | None => {}
             }
             first = false;
         });
@@ -215,6 +226,7 @@ impl Session {
             self.portals.clear();
         }
         self.transaction.ready(status, &mut fx.facts);
+        self.intent.ready(fx);
     }
 
     fn parameter(&mut self, body: &[u8], fx: &mut Effects) {
