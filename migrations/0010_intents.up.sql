@@ -282,7 +282,7 @@ BEGIN
                          WHERE hashtextextended(o.object_identity, 0) = hashtextextended(y.identity, 0) AND o.object_identity = y.identity
                            AND o.object_type = 'index')
                     ELSE true END
-         ORDER BY c.oid
+         ORDER BY s.nspname, c.relname
     LOOP
         CONTINUE WHEN NOT r.untold AND NOT r.broken;
         -- Whoever builds an index holds this lock on its table until it is whole, or given up.
@@ -306,15 +306,20 @@ BEGIN
     END IF;
     FOR r IN
         SELECT l.* FROM (
-            SELECT DISTINCT ON (k.objid) k.objid, k.action, k.schema_name, k.object_name, k.object_identity, k.namespace FROM pggit.changes k
+            SELECT DISTINCT ON (k.objid) k.objid, k.action, k.schema_name, k.object_name, k.object_identity, k.namespace,
+                   k.created_at
+              FROM pggit.changes k
              WHERE k.classid = 'pg_class'::regclass AND k.object_type = 'index' AND k.objsubid = 0 AND k.aspect = ''
                AND k.objid IN (SELECT o.objid FROM pggit.changes o WHERE o.object_name = ANY (i.object_names) AND o.object_type = 'index')
              ORDER BY k.objid, k.created_at DESC, k.ordinal DESC) l
          WHERE l.action <> 'DROP' AND l.object_name = ANY (i.object_names)
            AND l.schema_name = coalesce(i.schema_name, l.schema_name)
            AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = l.objid)
-           -- A rebuilt index lives on under another number.
+           -- A rebuilt index lived on under another number.
            AND to_regclass(l.object_identity) IS NULL
+           AND NOT EXISTS (SELECT FROM pggit.changes n
+                            WHERE hashtextextended(n.object_identity, 0) = hashtextextended(l.object_identity, 0)
+                              AND n.object_identity = l.object_identity AND n.object_type = 'index' AND n.created_at > l.created_at)
     LOOP
         n := n + 1;
         changed := true;
