@@ -216,9 +216,8 @@ fn server(version: Pg) -> PgServer {
 }
 
 /// Starts the clients, lets `murder` do its work, and waits until they have ended.
-fn perform(proxy: &Proxy, seed: u64, murder: impl FnOnce(&Scene)) {
-    let scene =
-        Arc::new(Scene { address: Mutex::new(proxy.clients), sent: AtomicU64::new(0), stop: AtomicBool::new(false) });
+fn perform(address: SocketAddr, seed: u64, murder: impl FnOnce(&Scene)) {
+    let scene = Arc::new(Scene { address: Mutex::new(address), sent: AtomicU64::new(0), stop: AtomicBool::new(false) });
     let workers: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let worker = Worker {
@@ -245,18 +244,15 @@ fn proxies_are_killed(version: Pg, kills: usize, seed: u64) {
     let server = server(version);
     let mut proxy = Proxy::start(&server, CONFIG);
     let mut rng = Rng(seed);
-    let first = Proxy::start(&server, CONFIG);
-    perform(&first, seed, |scene| {
+    perform(proxy.clients, seed, |scene| {
         for _ in 0..kills {
-            *scene.address.lock().unwrap() = proxy.clients;
             scene.wait_for_statements(1 + rng.below(12));
             kill_9(proxy.pid());
             proxy.wait_exit(PATIENCE).unwrap();
             proxy = Proxy::start(&server, CONFIG);
+            *scene.address.lock().unwrap() = proxy.clients;
         }
-        *scene.address.lock().unwrap() = proxy.clients;
     });
-    drop(first);
     check(&server, &proxy);
 }
 
@@ -264,7 +260,7 @@ fn servers_are_killed(version: Pg, kills: usize, seed: u64) {
     let mut server = server(version);
     let proxy = Proxy::start(&server, CONFIG);
     let mut rng = Rng(seed);
-    perform(&proxy, seed, |scene| {
+    perform(proxy.clients, seed, |scene| {
         for n in 0..kills {
             scene.wait_for_statements(10 + rng.below(40));
             if n % 2 == 0 {
