@@ -101,7 +101,10 @@ impl Worker {
         while !self.scene.stop.load(Ordering::Relaxed) {
             let address = *self.scene.address.lock().unwrap();
             if let Ok(mut client) = Client::connect(address) {
-                while !self.scene.stop.load(Ordering::Relaxed) && self.step(&mut client).is_ok() {}
+                let mut lives = true;
+                while lives && !self.scene.stop.load(Ordering::Relaxed) {
+                    lives = self.step(&mut client).is_ok();
+                }
             } else {
                 std::thread::sleep(Duration::from_millis(5));
             }
