@@ -18,6 +18,18 @@ RETURN CASE WHEN pg_catalog.current_setting('pggit.session', true)
                  ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
             THEN pg_catalog.current_setting('pggit.session', true)::uuid END;
 
+-- Takes back what a client made of the proxy's settings in the meantime (with a computed name, say): a reset brings the value
+-- that the session began with. What a connection that goes round the proxy says of its branch is its own affair.
+CREATE FUNCTION pggit.reset_context() RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RESET pggit.session;
+    RESET pggit.client;
+    IF pg_catalog.current_setting('pggit.session', true) <> '' THEN
+        RESET pggit.branch;
+    END IF;
+END
+$$;
+
 -- The address in `1.2.3.4:567` or `[::1]:567`. The patterns accept only what the type inet accepts, so that an odd text
 -- gives NULL instead of an error.
 CREATE FUNCTION pggit.address_of(client text) RETURNS inet LANGUAGE sql IMMUTABLE
@@ -61,14 +73,25 @@ RETURN CASE WHEN query ~* 'passw|secret|token'
                      '(passw|secret|token)([a-z_]*"?\s*=?\s*)(E?''([^'']|'''')*''|\$(\w*)\$.*?\$\5\$)', '\1\2''...''', 'gi')
             ELSE query END;
 
+-- The client's own text: the proxy may have put calls of pggit.companion into it.
+CREATE FUNCTION pggit.without_companions(query text) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN pg_catalog.regexp_replace(query,
+    E'CALL pggit\\.companion\\(\\$pggit\\$[^$]*"phase":"before"[^$]*\\$pggit\\$, ''[0-9a-f]*'', NULL\\);|\n;CALL pggit\\.companion\\(\\$pggit\\$[^$]*\\$pggit\\$, ''[0-9a-f]*'', NULL\\)',
+    '', 'g');
+
 -- 64 Ki characters: a script of thousands of statements sent as one text is stored once for every object it makes.
--- The test for secrets stands here too: so the common case is inlined, and a call would cost more than all else here.
+CREATE FUNCTION pggit.kept_query(query text) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN pg_catalog.length(query) > 65536
+        THEN pggit.without_secrets(pg_catalog.left(query, 65536)) || E'\n-- [pggit: cut here, ' || pg_catalog.length(query) || ' characters in all]'
+    ELSE pggit.without_secrets(query)
+END;
+
+-- The tests stand here too: so the common case is inlined, and a call would cost more than all else here.
 CREATE FUNCTION pggit.client_query() RETURNS text LANGUAGE sql VOLATILE
 RETURN CASE
-    WHEN pg_catalog.length(pg_catalog.current_query()) > 65536
-        THEN pggit.without_secrets(pg_catalog.left(pg_catalog.current_query(), 65536)) || E'\n-- [pggit: cut here, '
-             || pg_catalog.length(pg_catalog.current_query()) || ' characters in all]'
-    WHEN pg_catalog.current_query() ~* 'passw|secret|token' THEN pggit.without_secrets(pg_catalog.current_query())
+    WHEN pg_catalog.length(pg_catalog.current_query()) > 65536 OR pg_catalog.current_query() ~* 'passw|secret|token|pggit\.companion'
+        THEN pggit.kept_query(pggit.without_companions(pg_catalog.current_query()))
     ELSE pg_catalog.current_query()
 END;
 

@@ -13,17 +13,21 @@ CREATE FUNCTION pggit.options(options text[]) RETURNS text LANGUAGE sql IMMUTABL
       FROM unnest(options) WITH ORDINALITY AS u(o, n)
 $$;
 
--- What few columns have. Functions, because what is not called costs nothing.
-CREATE FUNCTION pggit.column_collation(coll oid) RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT format(' COLLATE %s.%I', co.collnamespace::regnamespace, co.collname) FROM pg_collation co WHERE co.oid = coll
+-- What few columns have. Functions, because what is not called costs nothing; in plpgsql, which keeps its plans.
+CREATE FUNCTION pggit.column_collation(coll oid) RETURNS text LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT format(' COLLATE %s.%I', co.collnamespace::regnamespace, co.collname) FROM pg_collation co WHERE co.oid = coll);
+END
 $$;
 
-CREATE FUNCTION pggit.column_default(rel oid, attnum smallint, generated "char") RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT CASE generated
-               WHEN '' THEN ' DEFAULT ' || pg_get_expr(d.adbin, rel)
-               ELSE ' GENERATED ALWAYS AS (' || pg_get_expr(d.adbin, rel) || ')'
-                    || CASE generated WHEN 's' THEN ' STORED' ELSE ' VIRTUAL' END END
-      FROM pg_attrdef d WHERE d.adrelid = rel AND d.adnum = attnum
+CREATE FUNCTION pggit.column_default(rel oid, attnum smallint, generated "char") RETURNS text LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    expression text := (SELECT pg_get_expr(d.adbin, rel) FROM pg_attrdef d WHERE d.adrelid = rel AND d.adnum = attnum);
+BEGIN
+    RETURN CASE generated WHEN '' THEN ' DEFAULT ' || expression
+                          WHEN 's' THEN ' GENERATED ALWAYS AS (' || expression || ') STORED'
+                          ELSE ' GENERATED ALWAYS AS (' || expression || ') VIRTUAL' END;
+END
 $$;
 
 -- What only pg_dump's ALTER TABLE lines can say.

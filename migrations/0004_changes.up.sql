@@ -113,7 +113,7 @@ $$;
 CREATE FUNCTION pggit.severity(change_type text, command_tag text, object_type text, old_shape jsonb, new_shape jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN CASE
-    WHEN change_type IN ('COMMENT', 'SECURITY', 'GRANT', 'REVOKE', 'BASELINE') THEN 'PATCH'
+    WHEN change_type IN ('COMMENT', 'SECURITY', 'GRANT', 'REVOKE', 'REINDEX', 'BASELINE') THEN 'PATCH'
     WHEN object_type = 'index' OR command_tag = 'ALTER DEFAULT PRIVILEGES' THEN 'PATCH'
     WHEN change_type IN ('DROP', 'RENAME') THEN 'MAJOR'
     WHEN change_type = 'ALTER' AND pggit.is_narrower(old_shape, new_shape) THEN 'MAJOR'
@@ -168,5 +168,4 @@ SELECT c.commit_id AS id, pg_catalog.min(c.branch) AS branch, NULL::uuid AS pare
   FROM pggit.changes c GROUP BY c.commit_id;
 COMMENT ON VIEW pggit.commits IS 'The transactions that changed something; parent and message are not known yet.';
 
-GRANT SELECT ON pggit.changes, pggit.history, pggit.commits TO pggit_reader;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;

@@ -3,6 +3,7 @@ SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 DROP EVENT TRIGGER IF EXISTS pggit_record_drop;
 DROP EVENT TRIGGER IF EXISTS pggit_record_ddl;
 DROP EVENT TRIGGER IF EXISTS pggit_before_ddl;
+DROP FUNCTION pggit.capture_mode();
 DROP FUNCTION pggit.record_baseline();
 DROP FUNCTION pggit.record_drop();
 DROP FUNCTION pggit.before_ddl();

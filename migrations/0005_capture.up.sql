@@ -50,9 +50,10 @@ RETURN CASE WHEN pg_catalog.current_setting('pggit.extension', true) ~ '^[0-9]{1
 CREATE FUNCTION pggit.enter_extension(step integer) RETURNS text LANGUAGE sql VOLATILE
 RETURN pg_catalog.set_config('pggit.extension', greatest(pggit.extension_depth() + step, 0)::text, true);
 
--- Whether a change in the schema pggit is our own migration's.
+-- Whether a change in the schema pggit is our own migration's: those do not come through the proxy.
 CREATE FUNCTION pggit.is_migrating() RETURNS boolean LANGUAGE sql STABLE
-RETURN coalesce(pg_catalog.current_setting('pggit.migration', true), '') = 'on' AND SESSION_USER = CURRENT_USER;
+RETURN coalesce(pg_catalog.current_setting('pggit.migration', true), '') = 'on' AND SESSION_USER = CURRENT_USER
+       AND pggit.current_session() IS NULL;
 
 -- The settings besides search_path are for speed: every lookup here is for one object, by index; a plan made once serves. For
 -- speed too, what most commands need is one query here, one in the printer and the INSERT, with few assignments between them:
@@ -76,6 +77,7 @@ BEGIN
     IF tg_tag LIKE 'DROP %' AND tg_tag <> 'DROP OWNED' THEN
         RETURN;
     END IF;
+    PERFORM pggit.reset_context();
     -- An extension is one change, with its version; what its script makes belongs to it.
     FOR o IN
         SELECT e.classid, e.objid, e.objsubid, e.command_tag, e.object_type, e.schema_name, e.object_identity,
@@ -248,6 +250,7 @@ DECLARE
     objects oid[];
     n integer;
 BEGIN
+    PERFORM pggit.reset_context();
     -- The common case: one function, or one relation with nothing but its own parts, its indexes and its sequences. The
     -- statement after this one gives the same rows, at several times the cost: planned and started with all its branches.
     IF members IS NULL AND NOT migrating AND pggit.extension_depth() = 0
@@ -458,15 +461,37 @@ SELECT pggit.record_baseline();
 ---------------------------------------------------------------------------------------------------------------------------
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
-REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_ddl(), pggit.record_baseline(),
-    pggit.record_affected(oid[], oid[], text, integer) FROM pggit_reader;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
+        REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_ddl(), pggit.record_baseline(),
+            pggit.record_affected(oid[], oid[], text, integer) FROM pggit_reader;
+    END IF;
+END
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
+-- The triggers themselves, where this role may have them
+---------------------------------------------------------------------------------------------------------------------------
 
 -- ALWAYS: session_replication_role = replica turns other triggers off. In a role's or database's way nothing is left to chance:
--- clients need no rights on anything here.
-CREATE EVENT TRIGGER pggit_before_ddl ON ddl_command_start
-    WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_ddl();
-CREATE EVENT TRIGGER pggit_record_ddl ON ddl_command_end EXECUTE FUNCTION pggit.record_ddl();
-CREATE EVENT TRIGGER pggit_record_drop ON sql_drop EXECUTE FUNCTION pggit.record_drop();
-ALTER EVENT TRIGGER pggit_before_ddl ENABLE ALWAYS;
-ALTER EVENT TRIGGER pggit_record_ddl ENABLE ALWAYS;
-ALTER EVENT TRIGGER pggit_record_drop ENABLE ALWAYS;
+-- clients need no rights on anything here. The migration runner says what to do in pggit.capture; psql -f does not.
+DO $$
+DECLARE
+    mode text := coalesce(nullif(pg_catalog.current_setting('pggit.capture', true), ''),
+                          CASE WHEN pg_catalog.current_setting('is_superuser')::boolean THEN 'trigger' ELSE 'inject' END);
+BEGIN
+    EXECUTE pg_catalog.format('CREATE FUNCTION pggit.capture_mode() RETURNS text LANGUAGE sql IMMUTABLE RETURN %L::text', mode);
+    REVOKE ALL ON FUNCTION pggit.capture_mode() FROM PUBLIC;
+    IF mode = 'trigger' THEN
+        CREATE EVENT TRIGGER pggit_before_ddl ON ddl_command_start
+            WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_ddl();
+        CREATE EVENT TRIGGER pggit_record_ddl ON ddl_command_end EXECUTE FUNCTION pggit.record_ddl();
+        CREATE EVENT TRIGGER pggit_record_drop ON sql_drop EXECUTE FUNCTION pggit.record_drop();
+        ALTER EVENT TRIGGER pggit_before_ddl ENABLE ALWAYS;
+        ALTER EVENT TRIGGER pggit_record_ddl ENABLE ALWAYS;
+        ALTER EVENT TRIGGER pggit_record_drop ENABLE ALWAYS;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION pggit.capture_mode() IS '''trigger'': event triggers record; ''inject'': calls that the proxy adds to clients'' statements';

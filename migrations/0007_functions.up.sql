@@ -50,7 +50,8 @@ CREATE FUNCTION pggit.status()
 RETURNS TABLE (schema_version text, database text, branch text, recording boolean, changes bigint, commits bigint, first_change timestamptz,
                last_change timestamptz, last_author text, tracked_objects bigint)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT pggit.version(), current_database()::text, pggit.default_branch(), (SELECT bool_and(t.working) FROM pggit.capture_triggers() t),
+    SELECT pggit.version(), current_database()::text, pggit.default_branch(), 
+           pggit.capture_mode() = 'inject' OR (SELECT bool_and(t.working) FROM pggit.capture_triggers() t),
            count(*) FILTER (WHERE NOT c.affected AND c.action <> 'BASELINE'), count(DISTINCT c.commit_id), min(c.created_at), max(c.created_at),
            (SELECT l.created_by FROM pggit.changes l ORDER BY l.created_at DESC, l.ordinal DESC LIMIT 1),
            (SELECT count(*) FROM (SELECT DISTINCT ON (k.objid, k.classid, k.objsubid, k.aspect) k.action FROM pggit.changes k
@@ -69,11 +70,15 @@ DECLARE
     applied bigint;
     failed bigint;
 BEGIN
-    RETURN QUERY
-    SELECT 'event_triggers', CASE WHEN bool_and(t.working) THEN 'ok' ELSE 'critical' END,
-           coalesce(string_agg(t.name || ' ' || t.problem, '; ' ORDER BY t.name), 'every schema change is recorded'),
-           jsonb_object_agg(t.name, coalesce(t.problem, 'ok'))
-      FROM pggit.capture_triggers() t;
+    IF pggit.capture_mode() = 'inject' THEN
+        RETURN QUERY SELECT 'event_triggers', 'warning', 'there are none: only what comes through the proxy is recorded at once', '{}'::jsonb;
+    ELSE
+        RETURN QUERY
+        SELECT 'event_triggers', CASE WHEN bool_and(t.working) THEN 'ok' ELSE 'critical' END,
+               coalesce(string_agg(t.name || ' ' || t.problem, '; ' ORDER BY t.name), 'every schema change is recorded'),
+               jsonb_object_agg(t.name, coalesce(t.problem, 'ok'))
+          FROM pggit.capture_triggers() t;
+    END IF;
 
     SELECT max(c.created_at) INTO last FROM pggit.changes c;
     SELECT count(*) INTO n FROM pggit.changes c WHERE c.created_at > now() - interval '1 day';

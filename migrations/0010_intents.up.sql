@@ -45,31 +45,20 @@ CREATE INDEX intents_open ON pggit.intents (opened_at) WHERE outcome IS NULL;
 CREATE INDEX intents_session ON pggit.intents (session_id, opened_at);
 
 -- `before` holds hashes of settings, some of which are secrets.
-REVOKE SELECT ON pggit.intents FROM pggit_reader;
-GRANT SELECT (id, session_id, branch, database, command_tag, class, object_type, schema_name, object_names, sql, created_by,
-              application_name, client_addr, client_port, proxy, backend_pid, backend_start, opened_at, outcome, sqlstate,
-              reason, settled_at) ON pggit.intents TO pggit_reader;
-
----------------------------------------------------------------------------------------------------------------------------
--- What belongs to the server, as text
----------------------------------------------------------------------------------------------------------------------------
-
-CREATE FUNCTION pggit.database_definition(db oid) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('CREATE DATABASE %I WITH OWNER = %I ENCODING = %L LC_COLLATE = %L LC_CTYPE = %L TABLESPACE = %I',
-                  d.datname, pg_get_userbyid(d.datdba), pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, t.spcname)
-           || CASE WHEN d.datistemplate THEN ' IS_TEMPLATE = true' ELSE '' END
-           || CASE WHEN d.datallowconn THEN '' ELSE ' ALLOW_CONNECTIONS = false' END
-           || CASE WHEN d.datconnlimit >= 0 THEN ' CONNECTION LIMIT = ' || d.datconnlimit ELSE '' END
-           -- A DROP DATABASE that was interrupted: nothing can be done with it but to drop it again.
-           || CASE WHEN d.datconnlimit = -2 THEN '; -- invalid' ELSE ';' END
-      FROM pg_database d LEFT JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.oid = db
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
+        REVOKE SELECT ON pggit.intents FROM pggit_reader;
+        GRANT SELECT (id, session_id, branch, database, command_tag, class, object_type, schema_name, object_names, sql, created_by,
+                      application_name, client_addr, client_port, proxy, backend_pid, backend_start, opened_at, outcome, sqlstate,
+                      reason, settled_at) ON pggit.intents TO pggit_reader;
+    END IF;
+END
 $$;
 
-CREATE FUNCTION pggit.tablespace_definition(space oid) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('CREATE TABLESPACE %I OWNER %I LOCATION %L', t.spcname, pg_get_userbyid(t.spcowner),
-                  pg_tablespace_location(t.oid)) || coalesce(' WITH (' || array_to_string(t.spcoptions, ', ') || ')', '') || ';'
-      FROM pg_tablespace t WHERE t.oid = space
-$$;
+---------------------------------------------------------------------------------------------------------------------------
+-- What belongs to the server (its printers are in 0011, for companions record changes of it, too)
+---------------------------------------------------------------------------------------------------------------------------
 
 -- What ALTER SYSTEM has set, by name: the text for the history and a hash of the value, so that a change of a secret is seen
 -- and the secret is not. NULL where this role may not look.
@@ -94,11 +83,11 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     CASE object_type
     WHEN 'database' THEN
-        SELECT d.oid, d.datname, pggit.database_definition(d.oid) INTO obj, object_name, definition
+        SELECT d.oid, d.datname, pggit.describe_database(d.oid) INTO obj, object_name, definition
           FROM pg_database d WHERE CASE WHEN known IS NULL THEN d.datname = name ELSE d.oid = known END;
         class := 'pg_database'::regclass;
     WHEN 'tablespace' THEN
-        SELECT t.oid, t.spcname, pggit.tablespace_definition(t.oid) INTO obj, object_name, definition
+        SELECT t.oid, t.spcname, pggit.describe_tablespace(t.oid) INTO obj, object_name, definition
           FROM pg_tablespace t WHERE CASE WHEN known IS NULL THEN t.spcname = name ELSE t.oid = known END;
         class := 'pg_tablespace'::regclass;
     ELSE
@@ -188,7 +177,7 @@ BEGIN
         action := CASE WHEN told IS DISTINCT FROM 'failed' AND i.command_tag LIKE 'DROP %' THEN 'DROP' END;
     ELSIF now_.definition IS DISTINCT FROM i.before ->> 'definition' THEN
         -- Other differences are other statements' doing.
-        broken := CASE WHEN i.command_tag LIKE 'DROP %' AND now_.definition LIKE '%-- invalid' THEN quote_ident(now_.object_name) END;
+        broken := CASE WHEN i.command_tag LIKE 'DROP %' AND now_.definition ~ '; -- invalid' THEN quote_ident(now_.object_name) END;
         action := CASE WHEN broken IS NOT NULL OR i.command_tag LIKE 'ALTER %' AND told IS DISTINCT FROM 'failed' THEN 'ALTER' END;
     END IF;
     changed := action IS NOT NULL;
@@ -414,6 +403,12 @@ BEGIN
             END IF;
         END IF;
     END IF;
+    -- As companions do for one that can run inside a transaction.
+    IF i.command_tag = 'REINDEX' AND outcome_ = 'applied' THEN
+        PERFORM pggit.record_intended(i, 'REINDEX', i.object_type, i.schema_name, o.name,
+                                      concat_ws('.', quote_ident(i.schema_name), quote_ident(o.name)), NULL, NULL, NULL, NULL, 1000)
+           FROM unnest(CASE WHEN cardinality(i.object_names) = 0 THEN ARRAY[NULL] ELSE i.object_names END) o(name);
+    END IF;
     IF broken IS NOT NULL THEN
         reason_ := concat_ws('; ', reason_, 'left behind, not whole: ' || broken);
     END IF;
@@ -492,9 +487,15 @@ END
 $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
-REVOKE ALL ON FUNCTION pggit.system_settings(), pggit.look_up(text, text, oid),
-    pggit.intend(uuid, uuid, text, text, text, text, text, text[], text, text, text, inet, integer, text, integer),
-    pggit.record_intended(pggit.intents, text, text, text, text, text, oid, oid, oid, text, integer),
-    pggit.settle_object(pggit.intents, text), pggit.settle_settings(pggit.intents), pggit.settle_relations(pggit.intents, text),
-    pggit.settle_intent(uuid, text, text, text), pggit.remember_prepared(text, text, uuid, uuid[]),
-    pggit.settle_prepared() FROM pggit_reader;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
+        REVOKE ALL ON FUNCTION pggit.system_settings(), pggit.look_up(text, text, oid),
+            pggit.intend(uuid, uuid, text, text, text, text, text, text[], text, text, text, inet, integer, text, integer),
+            pggit.record_intended(pggit.intents, text, text, text, text, text, oid, oid, oid, text, integer),
+            pggit.settle_object(pggit.intents, text), pggit.settle_settings(pggit.intents), pggit.settle_relations(pggit.intents, text),
+            pggit.settle_intent(uuid, text, text, text), pggit.remember_prepared(text, text, uuid, uuid[]),
+            pggit.settle_prepared() FROM pggit_reader;
+    END IF;
+END
+$$;

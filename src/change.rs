@@ -169,8 +169,46 @@ pub struct PreparedTransaction {
 pub enum Recording {
     /// The database is no branch: nothing has to be recorded.
     NotRequired,
-    /// Schema, triggers and recorder were seen working.
-    Ready,
+    /// Schema, capture and recorder were seen working.
+    Ready(Means),
     /// Something is missing: DDL waits, then is refused with `PG003`.
     Broken,
+}
+
+/// What changes of a database are recorded by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Means {
+    /// Who sees the changes.
+    pub capture: Capture,
+    /// Signs the session's own calls of the recording procedure.
+    pub key: Key,
+}
+
+/// Who sees the changes of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capture {
+    /// Event triggers; the session adds calls only for what they never report.
+    Trigger,
+    /// Calls that the session adds to the client's statements.
+    Inject,
+}
+
+impl Capture {
+    /// The word in `history.capture` and `pggit.history.captured_by`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trigger => "trigger",
+            Self::Inject => "inject",
+        }
+    }
+}
+
+/// A database's `pggit.companion_key`. Never shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Key(pub [u8; 64]);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
 }

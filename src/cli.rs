@@ -55,6 +55,9 @@ enum Command {
         /// Stop at this version; 0 with `down` removes everything
         #[arg(long, value_name = "N")]
         to: Option<i64>,
+        /// What changes are recorded by, with `up`
+        #[arg(long, value_enum, default_value = "auto")]
+        capture: migrate::Wanted,
         /// The database, as a libpq URL
         #[arg(long, value_name = "URL", env = "PGGIT_DATABASE_URL", hide_env_values = true)]
         database_url: String,
@@ -84,7 +87,9 @@ pub fn main() -> ExitCode {
             serve::run(config, Overrides { listen, control, http, upstream })
         }
         Command::Check { config } => return ExitCode::from(check::run(&config)),
-        Command::Migrate { action, to, database_url } => block_on(migrate::run(action, to, &database_url)),
+        Command::Migrate { action, to, capture, database_url } => {
+            block_on(migrate::run(action, to, capture, &database_url))
+        }
         Command::Demo { once } => block_on(demo::run(once)),
         Command::Classify { file } => classify::run(file.as_deref()),
         Command::Completions { shell } => {

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use pggit_proxy::change::{Recording, SessionFacts};
+use pggit_proxy::change::{Capture, Key, Means, Recording, SessionFacts};
 use pggit_proxy::policy::Policy;
 use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
 use pggit_proxy::sql::Classifier;
@@ -112,7 +112,7 @@ impl Relay {
 fn env(policy: &Policy) -> Env<'_> {
     Env {
         policy,
-        recording: &|| Recording::Ready,
+        recording: &|| Recording::Ready(Means { capture: Capture::Trigger, key: Key([7; 64]) }),
         broken_because: &String::new,
         now: Instant::now(),
         wall: SystemTime::now,

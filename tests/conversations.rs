@@ -6,9 +6,11 @@
 //! < C CREATE TABLE            the server sends
 //! << E 42501 …                the client gets this instead (without such a line: the same)
 //! ! applied CREATE TABLE      facts that this line made known: outcome, tag, SQLSTATE if any
+//! <<, >> - and nothing        anything, and nothing
 //! ! intent CREATE DATABASE    an intent was asked for; `! settled applied` and the like: what was told of one
 //! recording broken            from here on the history cannot be written
 //! intents broken              from here on intents cannot be written (`allowed`: need not be)
+//! recording inject            from here on there are no event triggers: calls are added
 //! policy refuse-ddl           from here on DDL is refused
 //! ```
 //!
@@ -20,12 +22,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use pggit_proxy::change::{Intended, Recording, SessionFacts, Told};
+use pggit_proxy::change::{Capture, Intended, Key, Means, Recording, SessionFacts, Told};
 use pggit_proxy::config::Config;
 use pggit_proxy::policy::Policy;
 use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
 use pggit_proxy::sql::Classifier;
 use pggit_proxy::wire::{error, frame, pipe::Pipe};
+
+/// Event triggers record.
+const READY: Recording = Recording::Ready(Means { capture: Capture::Trigger, key: Key([7; 64]) });
 
 #[test]
 fn every_script_goes_as_written() {
@@ -91,7 +96,11 @@ fn run(path: &Path, chunk: usize) {
                 Vec::new()
             }
             "recording" => {
-                let state = if rest == "broken" { Recording::Broken } else { Recording::Ready };
+                let state = match rest {
+                    "broken" => Recording::Broken,
+                    "inject" => Recording::Ready(Means { capture: Capture::Inject, key: Key([7; 64]) }),
+                    _ => READY,
+                };
                 conversation.recording.set(state);
                 continue;
             }
@@ -154,7 +163,7 @@ impl Conversation {
             session: Session::new(Arc::new(facts), "test".into(), [7; 32], false, Instant::now()),
             classifier: Classifier::new(1 << 20),
             policy: Policy::default(),
-            recording: Cell::new(Recording::Ready),
+            recording: Cell::new(READY),
             intended: Intended::Written,
             limits: Limits { max_statement_parse: 1 << 20, max_prepared: 100, max_logged_sql: 1000 },
             up: Pipe::default(),
@@ -205,7 +214,7 @@ impl Conversation {
             let mut fx = Effects::default();
             let env = Env {
                 policy: &self.policy,
-                recording: &|| Recording::Ready,
+                recording: &|| READY,
                 broken_because: &String::new,
                 now: Instant::now(),
                 wall: SystemTime::now,
@@ -269,6 +278,9 @@ fn drain(pipe: &mut Pipe) -> Vec<u8> {
 fn encode(line: &str, from_client: bool) -> Vec<u8> {
     if line == "-" {
         return b"-".to_vec();
+    }
+    if line == "nothing" {
+        return Vec::new();
     }
     let (tag, rest) = line.split_once(' ').unwrap_or((line, ""));
     let tag = tag.as_bytes()[0];

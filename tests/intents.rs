@@ -123,12 +123,22 @@ fn concurrent_index_work_is_recorded_once_and_with_what_it_leaves_behind() {
         );
         assert_eq!(leaves("drop index concurrently t_a_idx", &["DROP DROP INDEX index public.t_a_idx trigger"]), None);
         // An index that was rebuilt is another one of the same name.
-        assert_eq!(leaves("reindex index concurrently i", &["ALTER REINDEX index public.i intent"]), None);
+        assert_eq!(
+            leaves(
+                "reindex index concurrently i",
+                &["ALTER REINDEX index public.i intent", "REINDEX REINDEX index i intent"]
+            ),
+            None
+        );
         assert_eq!(leaves("alter index i rename to j", &["RENAME ALTER INDEX index public.j trigger"]), None);
         assert_eq!(
             leaves(
                 "reindex table concurrently t",
-                &["ALTER REINDEX index public.j intent", "ALTER REINDEX index public.t_b_idx intent"]
+                &[
+                    "ALTER REINDEX index public.j intent",
+                    "ALTER REINDEX index public.t_b_idx intent",
+                    "REINDEX REINDEX table t intent"
+                ]
             ),
             None
         );
@@ -137,7 +147,7 @@ fn concurrent_index_work_is_recorded_once_and_with_what_it_leaves_behind() {
         assert_eq!(leaves("drop index concurrently u", &["DROP DROP INDEX index public.u trigger"]), None);
         assert_eq!(leaves("drop index concurrently u_ccnew", &["DROP DROP INDEX index public.u_ccnew trigger"]), None);
         assert_eq!(leaves("drop index concurrently j", &["DROP DROP INDEX index public.j trigger"]), None);
-        assert_eq!(leaves("reindex schema public", &[]), None);
+        assert_eq!(leaves("reindex schema public", &["REINDEX REINDEX schema public intent"]), None);
         // No intent for what is sure to fail, nor for what changes nothing.
         let before = r.sql("select count(*) from pggit.intents");
         assert_eq!(leaves("vacuum t", &[]), None);
@@ -200,7 +210,7 @@ fn databases_tablespaces_and_settings_belong_to_the_branch_where_it_was_said() {
         client.rows(&format!("create database {name}"));
         assert_eq!(r.changes(), [format!("CREATE CREATE DATABASE database {name} intent")]);
         let row = r.sql(&format!("select new_definition from pggit.history where object_name = '{name}'"));
-        assert!(row.starts_with(&format!("CREATE DATABASE {name} WITH OWNER = postgres ENCODING = 'UTF8'")), "{row}");
+        assert!(row.starts_with(&format!("CREATE DATABASE {name} ENCODING 'UTF8'")), "{row}");
         assert_eq!(code(&client.error(&format!("create database {name}"))), "42P04");
         assert_eq!(r.changes(), [""; 0]);
         // The branch's own database is a template like any other: no connection of ours stands in the way.
@@ -554,4 +564,59 @@ fn procedures_that_commit_are_recorded_as_far_as_they_did() {
             ["CREATE CREATE TABLE table public.e trigger", "CREATE CREATE TABLE table public.f trigger"]
         );
     });
+}
+
+#[test]
+fn without_event_triggers_intents_record_all_of_it() {
+    for version in versions() {
+        let server = PgServer::with(version).config("wal_level = logical").start();
+        let database = server.create_database("app");
+        // The recorder is no superuser, and may not read what others do.
+        server.psql(&database, "create role rec login; grant create on database app to rec");
+        let url = format!("postgres://rec@{}/app", server.address);
+        let output = support::proxy::run(&["migrate", "up", "--capture", "inject", "--database-url", &url]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let proxy = Proxy::start(&server, "[upstream]\ndbname = \"app\"\nuser = \"rec\"\n");
+        let mut client = proxy.connect(&database);
+        client.rows("create table t (a int, b int); insert into t values (1, 1), (1, 2)");
+        client.rows("create table p (a int) partition by range (a)");
+        client.rows("create table p1 partition of p for values from (0) to (9)");
+        let mut seen: Vec<String> = Vec::new();
+        let mut leaves = |sql: &str, wanted: &[&str]| {
+            let messages = client.ask(&query(sql));
+            let rows = server.psql(
+                &database,
+                "select concat_ws(' ', h.change_type, h.command_tag, h.object_type, h.object_identity, h.captured_by) from pggit.history h \
+                 where h.captured_by = 'intent' order by h.created_at, h.ordinal",
+            );
+            let rows: Vec<String> = rows.lines().map(str::to_owned).collect();
+            assert_eq!(rows[seen.len()..], *wanted, "{sql}");
+            seen = rows;
+            first_error(&messages).map(code)
+        };
+        assert_eq!(
+            leaves("create index concurrently i on t (b)", &["CREATE CREATE INDEX index public.i intent"]),
+            None
+        );
+        assert_eq!(leaves("create index concurrently if not exists i on t (b)", &[]), None);
+        assert_eq!(
+            leaves("create index concurrently on t (b)", &["CREATE CREATE INDEX index public.t_b_idx intent"]),
+            None
+        );
+        let failed =
+            leaves("create unique index concurrently u on t (a)", &["CREATE CREATE INDEX index public.u intent"]);
+        assert_eq!(failed.unwrap(), "23505");
+        assert_eq!(leaves("drop index concurrently i", &["DROP DROP INDEX index public.i intent"]), None);
+        assert_eq!(leaves("drop index concurrently u", &["DROP DROP INDEX index public.u intent"]), None);
+        assert_eq!(
+            leaves("alter table p detach partition p1 concurrently", &["ALTER ALTER TABLE table public.p1 intent"]),
+            None
+        );
+        assert_eq!(leaves("create database d", &["CREATE CREATE DATABASE database d intent"]), None);
+        assert_eq!(leaves("drop database d", &["DROP DROP DATABASE database d intent"]), None);
+        // What was set this role may not see: that something was, is said.
+        assert_eq!(leaves("alter system set work_mem = '7MB'", &["ALTER ALTER SYSTEM setting intent"]), None);
+        server.psql(&database, "alter system reset work_mem");
+        assert_eq!(server.psql(&database, "select count(*) from pggit.intents where outcome is null"), "0");
+    }
 }

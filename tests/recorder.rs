@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use pggit_proxy::branch::{Branch, Branches, Origin};
 use pggit_proxy::change::{Outcome, Recording, SessionFacts, StatementFact, VerdictKind};
-use pggit_proxy::config::Config;
+use pggit_proxy::config::{Capture, Config};
 use pggit_proxy::history::{History, migrate};
 use pggit_proxy::sql::Class;
 use sqlx::Connection as _;
@@ -33,7 +33,7 @@ fn start(config: &Config) -> History {
 
 async fn installed(server: &PgServer, database: &str) {
     let mut connection = sqlx::PgConnection::connect(&server.url(database)).await.unwrap();
-    migrate::up(&mut connection, None, &mut |_| {}).await.unwrap();
+    migrate::up(&mut connection, None, Capture::Auto, &mut |_| {}).await.unwrap();
 }
 
 async fn down(server: &PgServer, database: &str) {
@@ -229,14 +229,14 @@ async fn a_branch_is_ready_only_while_its_changes_are_recorded() {
         let history = start(&config(server, &main));
         history.watch_branches(&branches(&main, vec![branch("main", &main), branch("other", &other)]));
         assert_eq!(history.recording("other"), Recording::Broken);
-        assert_eq!(history.wait_recording("main", PATIENCE).await, Recording::Ready);
+        assert!(matches!(history.wait_recording("main", PATIENCE).await, Recording::Ready(_)));
         assert_eq!(history.broken_because("main"), "");
 
         assert_eq!(history.wait_recording("other", Duration::from_millis(300)).await, Recording::Broken);
         let reason = history.broken_because("other");
         assert!(reason.contains("schema pggit is not there"), "{reason}");
         installed(server, &other).await;
-        assert_eq!(history.wait_recording("other", PATIENCE).await, Recording::Ready);
+        assert!(matches!(history.wait_recording("other", PATIENCE).await, Recording::Ready(_)));
 
         for database in [&main, &other] {
             let name = if *database == main { "main" } else { "other" };
@@ -266,12 +266,12 @@ async fn a_branch_is_ready_only_while_its_changes_are_recorded() {
                 );
                 server.psql(database, mending);
                 let ready = history.wait_recording(name, Duration::from_secs(3)).await;
-                assert_eq!(ready, Recording::Ready, "{}", history.broken_because(name));
+                assert!(matches!(ready, Recording::Ready(_)), "{}", history.broken_because(name));
             }
         }
         down(server, &other).await;
         until("it is broken", Duration::from_secs(3), || history.recording("other") == Recording::Broken).await;
-        assert_eq!(history.recording("main"), Recording::Ready);
+        assert!(matches!(history.recording("main"), Recording::Ready(_)));
         assert_eq!(history.recording("nobody"), Recording::Broken);
         assert!(history.broken_because("nobody").contains("not known"));
     }
@@ -285,7 +285,7 @@ async fn looking_at_a_branch_does_not_stand_in_the_way_of_its_removal() {
     installed(server, &other).await;
     let history = start(&config(server, &main));
     history.watch_branches(&branches(&main, vec![branch("main", &main), branch("other", &other)]));
-    assert_eq!(history.wait_recording("other", PATIENCE).await, Recording::Ready);
+    assert!(matches!(history.wait_recording("other", PATIENCE).await, Recording::Ready(_)));
     server.psql("postgres", &format!("create database {other}_copy template {other}"));
     server.psql("postgres", &format!("drop database {other}"));
     until("it is broken", Duration::from_secs(5), || history.recording("other") == Recording::Broken).await;
@@ -305,7 +305,7 @@ async fn a_server_that_comes_later_is_found() {
     assert!(error.contains("cannot connect"), "{error}");
     assert!(history.freezes().is_empty(), "what is not recorded is not in force");
     tokio::task::block_in_place(|| server.restart());
-    assert_eq!(history.wait_recording("main", PATIENCE).await, Recording::Ready);
+    assert!(matches!(history.wait_recording("main", PATIENCE).await, Recording::Ready(_)));
     assert!(history.flush(PATIENCE).await);
     until("all is well", PATIENCE, || history.health().iter().all(|row| row.ok)).await;
 }
@@ -376,7 +376,7 @@ async fn branches_are_declared_to_the_table_and_read_from_it() {
         origin: Origin::Table,
     };
     assert_eq!(row, expected);
-    assert_eq!(history.wait_recording("feature/x", PATIENCE).await, Recording::Ready);
+    assert!(matches!(history.wait_recording("feature/x", PATIENCE).await, Recording::Ready(_)));
     server.psql(&database, "update pggit.branches set status = 'dropped' where name = 'feature/x'");
     until("it is gone", Duration::from_secs(2), || history.branch_rows().len() == 1).await;
     assert_eq!(history.recording("feature/x"), Recording::Broken);
@@ -414,7 +414,7 @@ async fn a_dropped_recorder_leaves_no_connection() {
     let database = server.unique_database("gone");
     installed(server, &database).await;
     let history = start(&config(server, &database));
-    assert_eq!(history.wait_recording("main", PATIENCE).await, Recording::Ready);
+    assert!(matches!(history.wait_recording("main", PATIENCE).await, Recording::Ready(_)));
     let count = "select count(*) from pg_stat_activity where application_name = 'pggit-proxy' and datname = ";
     let count = format!("{count}'{database}'");
     assert_ne!(server.psql("postgres", &count), "0");

@@ -23,7 +23,10 @@ struct Place {
     proxy: Proxy,
 }
 
+/// Recorded by event triggers.
 const BRANCH: &str = "app";
+/// Recorded by calls added to the statements.
+const INJECTED: &str = "inj";
 const UNMANAGED: &str = "other";
 
 impl Place {
@@ -31,17 +34,19 @@ impl Place {
         static PLACES: [OnceLock<Place>; 64] = [const { OnceLock::new() }; 64];
         PLACES[version.0 as usize].get_or_init(|| {
             let server = PgServer::with(version).config("wal_level = logical").start();
-            for database in [BRANCH, UNMANAGED] {
+            for database in [BRANCH, INJECTED, UNMANAGED] {
                 server.create_database(database);
                 server.psql(database, conversations::SCHEMA);
             }
             support::migrate(&server, BRANCH);
+            support::migrate_without_triggers(&server, INJECTED);
             let mut config = "[upstream]\ndbname = \"app\"\n".to_owned();
             for (group, _) in conversations::GROUPS {
-                for database in [BRANCH, UNMANAGED] {
+                for database in [BRANCH, INJECTED, UNMANAGED] {
                     server.psql("postgres", &format!("create database {database}_{group} template {database}"));
                 }
                 config.push_str(&format!("[branches.{group}]\ndatabase = \"app_{group}\"\n"));
+                config.push_str(&format!("[branches.{group}_inj]\ndatabase = \"inj_{group}\"\n"));
             }
             let proxy = Proxy::start(&server, &config);
             Self { server, proxy }
@@ -190,8 +195,9 @@ fn all_the_same(group: &str, cuts: &[Cut]) {
     let mut problems = Vec::new();
     for place in Place::all() {
         let branch = (format!("{BRANCH}_{group}"), format!("{BRANCH}/{group}"));
+        let injected = (format!("{INJECTED}_{group}"), format!("{BRANCH}/{group}_inj"));
         let unmanaged = (format!("{UNMANAGED}_{group}"), format!("{UNMANAGED}_{group}"));
-        for (database, through) in [branch, unmanaged] {
+        for (database, through) in [branch, injected, unmanaged] {
             for conversation in conversations {
                 let mut talk = Talk::open(place.server.address, Cut::Whole, &database, &database);
                 let heard = hold(&mut talk, conversation);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use pggit_proxy::branch::take_branch_option;
-use pggit_proxy::change::{Intended, Recording, SessionFacts, VerdictKind};
+use pggit_proxy::change::{Capture, Intended, Key, Means, Recording, SessionFacts, VerdictKind};
 use pggit_proxy::policy::Policy;
 use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
 use pggit_proxy::sql::Classifier;
@@ -279,7 +279,7 @@ impl Way {
 fn env(policy: &Policy) -> Env<'_> {
     Env {
         policy,
-        recording: &|| Recording::Ready,
+        recording: &|| Recording::Ready(Means { capture: Capture::Trigger, key: Key([7; 64]) }),
         broken_because: &String::new,
         now: Instant::now(),
         wall: SystemTime::now,

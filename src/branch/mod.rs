@@ -8,7 +8,7 @@ mod resolve;
 
 use std::sync::Arc;
 
-pub use options::{BranchOption, take_branch_option};
+pub use options::{BranchOption, GUARDED, take_branch_option};
 
 /// The server's limit for names (NAMEDATALEN - 1), in bytes.
 pub const MAX_DATABASE_NAME: usize = 63;

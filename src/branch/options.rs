@@ -7,6 +7,9 @@ use std::ops::Range;
 /// The server's short options that take an argument (`process_postgres_switches`); `-` stands for `--name=value`.
 const WITH_ARGUMENT: &[u8] = b"BCcDdfhkNprStvW-";
 
+/// Settings that only the proxy sets, and the one that would stop the recording.
+pub const GUARDED: [&str; 3] = ["pggit.session", "pggit.client", "event_triggers"];
+
 /// What `options` say about the proxy's settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BranchOption {
@@ -14,7 +17,7 @@ pub struct BranchOption {
     pub branch: Option<String>,
     /// The options without the words that set `pggit.branch`; all other bytes as they came.
     pub rest: Vec<u8>,
-    /// `pggit.session` or `pggit.client`, where the options try to set it.
+    /// One of [`GUARDED`], where the options try to set it.
     pub guarded: Option<&'static str>,
 }
 
@@ -56,10 +59,8 @@ impl BranchOption {
             self.branch = Some(String::from_utf8_lossy(value).into_owned());
             self.rest.extend_from_slice(options.get(*kept..place.start).unwrap_or_default());
             *kept = place.end;
-        } else if name.eq_ignore_ascii_case(b"pggit.session") {
-            self.guarded = Some("pggit.session");
-        } else if name.eq_ignore_ascii_case(b"pggit.client") {
-            self.guarded = Some("pggit.client");
+        } else if let Some(guarded) = GUARDED.iter().find(|guarded| name.eq_ignore_ascii_case(guarded.as_bytes())) {
+            self.guarded = Some(guarded);
         }
     }
 }

@@ -8,6 +8,8 @@ use chrono::SecondsFormat;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use crate::change::Capture;
+use crate::config;
 use crate::history::migrate::{self, State, Status, Step, Way};
 use crate::history::{APPLICATION_NAME, in_words};
 
@@ -25,14 +27,44 @@ pub enum Action {
     Status,
 }
 
+/// What changes are recorded by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Wanted {
+    /// Event triggers if this role may install them, else `inject`.
+    Auto,
+    /// Event triggers, or nothing is done.
+    Trigger,
+    /// Calls that the proxy adds to its clients' statements.
+    Inject,
+}
+
+impl From<Wanted> for config::Capture {
+    fn from(wanted: Wanted) -> Self {
+        match wanted {
+            Wanted::Auto => Self::Auto,
+            Wanted::Trigger => Self::Trigger,
+            Wanted::Inject => Self::Inject,
+        }
+    }
+}
+
+/// Said in plain words, because it is less than event triggers would give.
+const WITHOUT_TRIGGERS: &str = "\
+capture is inject: there are no event triggers in this database, which only a superuser can install. Changes are recorded
+by calls that the proxy adds to its clients' statements. What is changed round the proxy, or by DO blocks and functions,
+is noticed afterwards, by comparing the catalogs with the history.";
+
 /// Runs one action on the database of a libpq URL, telling what happens on standard output.
-pub async fn run(action: Action, to: Option<i64>, url: &str) -> anyhow::Result<()> {
+pub async fn run(action: Action, to: Option<i64>, capture: Wanted, url: &str) -> anyhow::Result<()> {
     let mut connection = connect(url).await?;
     let mut told = |step: &Step| println!("{}", line(step));
     match action {
         Action::Up => {
-            let version = migrate::up(&mut connection, to, &mut told).await?;
+            let version = migrate::up(&mut connection, to, capture.into(), &mut told).await?;
             println!("schema pggit is at version {version}{}", behind(version));
+            if migrate::mode(&mut connection).await? == Some(Capture::Inject) {
+                println!("{WITHOUT_TRIGGERS}");
+            }
         }
         Action::Down => match migrate::down(&mut connection, to, &mut told).await? {
             0 => println!("schema pggit is removed"),

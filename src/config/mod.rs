@@ -95,13 +95,15 @@ pub struct HistoryConfig {
     pub queue: usize,
 }
 
-/// `history.capture`; `inject` comes with its own issue and is refused by `check` until then.
+/// `history.capture`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capture {
-    /// Event triggers where the migration could install them.
+    /// As the migration left the database: event triggers where it could install them, else calls added to statements.
     Auto,
     /// Event triggers, or the branch counts as broken.
     Trigger,
+    /// Calls added to statements, or the branch counts as broken.
+    Inject,
 }
 
 /// What happens to DDL that cannot be recorded.

@@ -85,15 +85,10 @@ fn read_auth(mut section: Section<'_>) {
 
 fn read_history(mut section: Section<'_>) -> HistoryConfig {
     let default = HistoryConfig::default();
-    let capture = section.parsed("capture", |text| match text {
-        "inject" => {
-            Err("`capture` = \"inject\" is not available in this version; use \"auto\" or \"trigger\"".to_owned())
-        }
-        _ => pick("capture", text, &[("auto", Capture::Auto), ("trigger", Capture::Trigger)]),
-    });
+    let capture = [("auto", Capture::Auto), ("trigger", Capture::Trigger), ("inject", Capture::Inject)];
     let on_failure = [("refuse", OnFailure::Refuse), ("allow", OnFailure::Allow)];
     let history = HistoryConfig {
-        capture: capture.map_or(default.capture, |placed| placed.value),
+        capture: section.word("capture", default.capture, &capture),
         on_failure: section.word("on_failure", default.on_failure, &on_failure),
         timeout: section.duration("timeout", default.timeout, Duration::ZERO..=HOUR),
         queue: section.count("queue", default.queue, 1..=10_000_000),

@@ -98,6 +98,7 @@ impl Capture {
         match self {
             Self::Auto => "auto",
             Self::Trigger => "trigger",
+            Self::Inject => "inject",
         }
     }
 }

@@ -341,7 +341,7 @@ fn branches(shared: &Shared) -> Table {
             },
             match shared.history.recording(&branch.name) {
                 Recording::NotRequired => "not required".into(),
-                Recording::Ready => "ready".into(),
+                Recording::Ready(_) => "ready".into(),
                 Recording::Broken => "broken".into(),
             },
             Value::count(clients.iter().filter(|client| is_on(client, &branch.name)).count()),

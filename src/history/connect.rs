@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSslMode};
 
-use crate::config::Upstream;
+use crate::config::{Capture, Upstream};
 
 /// How the schema comes into a database.
 pub(super) const MIGRATE: &str = "pggit-proxy migrate up --database-url …";
@@ -75,10 +75,12 @@ pub(super) struct Server {
     pub main: String,
     /// How long one connection may take.
     pub timeout: Duration,
+    /// `history.capture`.
+    pub capture: Capture,
 }
 
 impl Server {
-    pub fn new(upstream: &Upstream) -> Self {
+    pub fn new(upstream: &Upstream, capture: Capture) -> Self {
         let mut options = PgConnectOptions::new_without_pgpass()
             .host(&upstream.host)
             .port(upstream.port)
@@ -100,7 +102,7 @@ impl Server {
             options = options.password(&password.0);
         }
         let place = format!("{}:{}", upstream.host, upstream.port);
-        Self { options, place, main: upstream.dbname.clone(), timeout: upstream.connect_timeout }
+        Self { options, place, main: upstream.dbname.clone(), timeout: upstream.connect_timeout, capture }
     }
 
     /// How to connect to the main database, for a pool.

@@ -13,7 +13,8 @@ use super::recorder::close;
 use super::tables::not_migrated;
 use super::{HealthRow, intents, migrate};
 use crate::branch::Branch;
-use crate::change::Recording;
+use crate::change::{Capture, Key, Means, Recording};
+use crate::config;
 
 /// A branch is looked at so often, as long as there are not more than [`AT_ONCE`].
 pub(super) const INTERVAL: Duration = Duration::from_secs(2);
@@ -40,6 +41,8 @@ pub(super) struct Watched {
 pub(super) struct Report {
     at: Option<SystemTime>,
     checks: Vec<Check>,
+    /// What changes are recorded by, if all is well.
+    means: Option<Means>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,7 +54,7 @@ struct Check {
 
 impl Watched {
     pub fn new(branch: Arc<Branch>) -> Self {
-        let unseen = Report { at: None, checks: vec![Check::bad("recording", "not checked yet".into())] };
+        let unseen = Report::bad(None, Check::bad("recording", "not checked yet".into()));
         Self { branch, seen: watch::Sender::new(unseen), look: Notify::new(), waiters: AtomicUsize::new(0) }
     }
 
@@ -97,22 +100,29 @@ impl Watched {
     fn publish(&self, report: Report) {
         let branch = &self.branch.name;
         match (self.recording(), report.recording()) {
-            (Recording::Broken, Recording::Ready) => tracing::info!(branch, "changes are recorded"),
-            (Recording::Ready, Recording::Broken) => {
+            (Recording::Broken, Recording::Ready(_)) => tracing::info!(branch, "changes are recorded"),
+            (Recording::Ready(_), Recording::Broken) => {
                 tracing::warn!(branch, reason = report.reason(), "changes cannot be recorded");
             }
             (Recording::Broken, Recording::Broken) if report.reason() != self.seen.borrow().reason() => {
                 tracing::warn!(branch, reason = report.reason(), "changes cannot be recorded");
             }
-            (Recording::NotRequired | Recording::Ready | Recording::Broken, _) => {}
+            (Recording::NotRequired | Recording::Ready(_) | Recording::Broken, _) => {}
         }
         self.seen.send_replace(report);
     }
 }
 
 impl Report {
+    fn bad(at: Option<SystemTime>, check: Check) -> Self {
+        Self { at, checks: vec![check], means: None }
+    }
+
     fn recording(&self) -> Recording {
-        if self.checks.iter().all(|check| check.ok) { Recording::Ready } else { Recording::Broken }
+        match self.means {
+            Some(means) if self.checks.iter().all(|check| check.ok) => Recording::Ready(means),
+            _ => Recording::Broken,
+        }
     }
 
     fn reason(&self) -> &str {
@@ -177,31 +187,35 @@ async fn look_at(server: &Server, branch: &Branch, kept: &mut Option<PgConnectio
     let at = Some(SystemTime::now());
     // A kept connection may have died since; only a new one is proof.
     if let Some(mut old) = kept.take()
-        && let Ok(checks) = look(server, &mut old, &branch.name).await
+        && let Ok((checks, means)) = look(server, &mut old, &branch.name).await
     {
         *kept = Some(old);
-        return Report { at, checks };
+        return Report { at, checks, means };
     }
     let mut connection = match server.connect(database).await {
         Ok(connection) => connection,
-        Err(error) => return Report { at, checks: vec![Check::bad("server", error.to_string())] },
+        Err(error) => return Report::bad(at, Check::bad("server", error.to_string())),
     };
     match look(server, &mut connection, &branch.name).await {
-        Ok(checks) => {
+        Ok((checks, means)) => {
             if database == server.main {
                 *kept = Some(connection);
             } else {
                 close(connection).await;
             }
-            Report { at, checks }
+            Report { at, checks, means }
         }
-        Err(error) => Report { at, checks: vec![Check::bad("server", error.to_string())] },
+        Err(error) => Report::bad(at, Check::bad("server", error.to_string())),
     }
 }
 
 /// All checks; and where all is well, what lost sessions left open is settled.
-async fn look(server: &Server, connection: &mut PgConnection, branch: &str) -> Result<Vec<Check>, RecorderError> {
-    let checks = check(connection, branch).await?;
+async fn look(
+    server: &Server,
+    connection: &mut PgConnection,
+    branch: &str,
+) -> Result<(Vec<Check>, Option<Means>), RecorderError> {
+    let (checks, means) = check(connection, branch, server.capture).await?;
     if checks.iter().all(|check| check.ok) {
         match intents::sweep(connection, server).await {
             Ok(()) => {}
@@ -209,22 +223,51 @@ async fn look(server: &Server, connection: &mut PgConnection, branch: &str) -> R
             Err(error) => return Err(error),
         }
     }
-    Ok(checks)
+    Ok((checks, means))
 }
 
-/// All checks on one branch; an error only where the server did not answer them.
-async fn check(connection: &mut PgConnection, branch: &str) -> Result<Vec<Check>, RecorderError> {
+/// All checks on one branch, and what changes are recorded by; an error only where the server did not answer them.
+async fn check(
+    connection: &mut PgConnection,
+    branch: &str,
+    wanted: config::Capture,
+) -> Result<(Vec<Check>, Option<Means>), RecorderError> {
     let recovery = sqlx::query_scalar::<_, bool>("SELECT pg_is_in_recovery()").fetch_one(&mut *connection);
     if bounded(recovery).await? {
-        return Ok(vec![Check::bad("server", "the server is a standby or in recovery: it takes no changes".into())]);
+        let standby = "the server is a standby or in recovery: it takes no changes";
+        return Ok((vec![Check::bad("server", standby.into())], None));
     }
-    let mut checks = vec![Check::good("server", "reachable".into())];
-    checks.push(schema(connection).await?);
-    checks.push(event_triggers(connection).await?);
+    let mut checks = vec![Check::good("server", "reachable".into()), schema(connection).await?];
+    if checks.iter().any(|check| !check.ok) {
+        return Ok((checks, None));
+    }
+    let (means, capture) = capture(connection, wanted).await?;
+    checks.push(capture);
     if checks.iter().all(|check| check.ok) {
         checks.push(branch_name(connection, branch).await?);
     }
-    Ok(checks)
+    Ok((checks, Some(means)))
+}
+
+/// How the migration left the database, and whether that works.
+async fn capture(connection: &mut PgConnection, wanted: config::Capture) -> Result<(Means, Check), RecorderError> {
+    let row =
+        sqlx::query_as::<_, (bool, Vec<u8>)>("SELECT pggit.capture_mode() = 'inject', key FROM pggit.companion_key");
+    let (injects, key) = bounded(row.fetch_one(&mut *connection)).await?;
+    let capture = if injects { Capture::Inject } else { Capture::Trigger };
+    let key = Key(key.try_into().unwrap_or([0; 64]));
+    let check = match (capture, wanted) {
+        // Where there are event triggers they see more than calls would: whatever was wished for, they record.
+        (Capture::Trigger, _) => event_triggers(connection).await?,
+        (Capture::Inject, config::Capture::Trigger) => Check::bad(
+            "capture",
+            "history.capture is \"trigger\", but no event triggers were installed here: migrate as a superuser".into(),
+        ),
+        (Capture::Inject, config::Capture::Auto | config::Capture::Inject) => {
+            Check::good("capture", "by calls added to clients' statements, as there are no event triggers".into())
+        }
+    };
+    Ok((Means { capture, key }, check))
 }
 
 async fn schema(connection: &mut PgConnection) -> Result<Check, RecorderError> {
@@ -310,8 +353,11 @@ mod tests {
         Watched::new(Arc::new(branch))
     }
 
+    const MEANS: Means = Means { capture: Capture::Trigger, key: Key([7; 64]) };
+
     fn report(ok: bool) -> Report {
-        Report { at: None, checks: vec![Check { name: "schema", ok, message: "so it is".into() }] }
+        let checks = vec![Check { name: "schema", ok, message: "so it is".into() }];
+        Report { at: None, checks, means: Some(MEANS) }
     }
 
     #[test]
@@ -325,7 +371,7 @@ mod tests {
     fn one_bad_check_makes_it_broken() {
         let watched = watched();
         watched.publish(report(true));
-        assert_eq!((watched.recording(), watched.reason().as_str()), (Recording::Ready, ""));
+        assert_eq!((watched.recording(), watched.reason().as_str()), (Recording::Ready(MEANS), ""));
         watched.publish(report(false));
         assert_eq!((watched.recording(), watched.reason().as_str()), (Recording::Broken, "so it is"));
     }
@@ -339,7 +385,7 @@ mod tests {
         });
         watched.look.notified().await;
         watched.publish(report(true));
-        assert_eq!(waiter.await.ok(), Some(Recording::Ready));
+        assert_eq!(waiter.await.ok(), Some(Recording::Ready(MEANS)));
         assert_eq!(watched.waiters.load(Ordering::Acquire), 0);
     }
 

@@ -197,15 +197,14 @@ pub(super) async fn sweep(connection: &mut PgConnection, server: &Server) -> Res
 
 /// A statement whose session was lost: its row in the log says `unknown`, or is not there when its proxy was lost, too.
 async fn tell_log(connection: &mut PgConnection, server: &Server, intent: Uuid) -> Result<(), RecorderError> {
-    // REINDEX is none of the log's.
     let row = sqlx::query_as::<_, (serde_json::Value,)>(
         "SELECT to_jsonb(i) FROM (SELECT id, session_id, current_database()::text AS database, branch, command_tag, class, sql, \
          'allow' AS verdict, outcome, sqlstate, reason AS error, created_by, application_name, client_addr, \
          coalesce(client_port, 0) AS client_port, proxy, opened_at AS started_at, 0::float8 AS duration_ms \
-         FROM pggit.intents WHERE id = $1 AND class = 'ddl') i",
+         FROM pggit.intents WHERE id = $1) i",
     )
     .bind(intent);
-    let Some((row,)) = bounded(row.fetch_optional(&mut *connection)).await? else { return Ok(()) };
+    let (row,) = bounded(row.fetch_one(&mut *connection)).await?;
     let mut main = server.connect(&server.main).await?;
     let upsert = sqlx::query(
         "INSERT INTO pggit.statements AS s SELECT r.* FROM jsonb_populate_record(NULL::pggit.statements, $1) r \

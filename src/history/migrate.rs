@@ -13,6 +13,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 
 use super::connect::{in_words, sqlstate};
+use crate::change::Capture;
+use crate::config;
 
 static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
@@ -149,15 +151,17 @@ pub fn latest() -> i64 {
     ups().map(|migration| migration.version).max().unwrap_or(0)
 }
 
-/// Applies what is pending, up to version `to`. Returns the version reached.
+/// Applies what is pending, up to version `to`. Returns the version reached. Event triggers are installed if `capture`
+/// wants them, or leaves it open and this role may; see [`mode`].
 pub async fn up(
     connection: &mut PgConnection,
     to: Option<i64>,
+    capture: config::Capture,
     told: &mut (dyn FnMut(&Step) + Send),
 ) -> Result<i64, MigrateError> {
     let to = known_version(to)?.unwrap_or(i64::MAX);
     prepare(connection).await?;
-    let result = up_locked(connection, to, told).await;
+    let result = up_locked(connection, to, capture, told).await;
     release(connection).await;
     result
 }
@@ -174,6 +178,17 @@ pub async fn down(
     let result = down_locked(connection, to, told).await;
     release(connection).await;
     result
+}
+
+/// What the database's changes are recorded by; `None` where it has no capture yet.
+pub async fn mode(connection: &mut PgConnection) -> Result<Option<Capture>, MigrateError> {
+    let injects = sqlx::query_scalar::<_, bool>("SELECT pggit.capture_mode() = 'inject'").fetch_one(connection).await;
+    match injects {
+        Ok(injects) => Ok(Some(if injects { Capture::Inject } else { Capture::Trigger })),
+        // invalid_schema_name, undefined_function
+        Err(error) if matches!(sqlstate(&error), Some("3F000" | "42883")) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Every migration that the program or the database knows, by version. Only reads.
@@ -212,6 +227,7 @@ enum Found {
 async fn up_locked(
     connection: &mut PgConnection,
     to: i64,
+    capture: config::Capture,
     told: &mut (dyn FnMut(&Step) + Send),
 ) -> Result<i64, MigrateError> {
     let applied = applied(connection).await?;
@@ -221,14 +237,15 @@ async fn up_locked(
     if pending.is_empty() {
         return Ok(reached);
     }
-    require_superuser(connection).await?;
+    let mode = choose(connection, capture).await?;
+    sqlx::query("SELECT set_config('pggit.capture', $1, false)").bind(mode.as_str()).execute(&mut *connection).await?;
     if applied.is_empty() {
         make_table(connection).await?;
     }
     for migration in pending {
         let took = match connection.apply(TABLE, migration).await {
             Ok(took) => took,
-            Err(error) => return Err(explain(connection, error, migration).await),
+            Err(error) => return Err(explain(error, migration)),
         };
         told(&step(Way::Up, migration, took));
         reached = reached.max(migration.version);
@@ -251,7 +268,7 @@ async fn down_locked(
     for migration in downs {
         let took = match connection.revert(TABLE, migration).await {
             Ok(took) => took,
-            Err(error) => return Err(explain(connection, error, migration).await),
+            Err(error) => return Err(explain(error, migration)),
         };
         told(&step(Way::Down, migration, took));
         applied.remove(&migration.version);
@@ -343,7 +360,8 @@ fn verify(applied: &BTreeMap<i64, Applied>) -> Result<(), MigrateError> {
     Ok(())
 }
 
-async fn require_superuser(connection: &mut PgConnection) -> Result<(), MigrateError> {
+/// What changes will be recorded by: event triggers only for roles that may have them.
+async fn choose(connection: &mut PgConnection, wanted: config::Capture) -> Result<Capture, MigrateError> {
     let (role, able): (String, bool) = sqlx::query_as(
         "SELECT current_user::text, rolsuper OR EXISTS (SELECT FROM pg_catalog.pg_roles r \
              WHERE r.rolname IN ('rds_superuser', 'cloudsqlsuperuser', 'alloydbsuperuser', 'azure_pg_admin') \
@@ -352,7 +370,12 @@ async fn require_superuser(connection: &mut PgConnection) -> Result<(), MigrateE
     )
     .fetch_one(connection)
     .await?;
-    if able { Ok(()) } else { Err(MigrateError::NotSuperuser { role }) }
+    match wanted {
+        config::Capture::Inject => Ok(Capture::Inject),
+        config::Capture::Auto | config::Capture::Trigger if able => Ok(Capture::Trigger),
+        config::Capture::Auto => Ok(Capture::Inject),
+        config::Capture::Trigger => Err(MigrateError::NotSuperuser { role }),
+    }
 }
 
 /// Schema and table together, so that there is never an empty schema that nobody owns up to.
@@ -373,7 +396,7 @@ async fn remove_table(connection: &mut PgConnection) -> Result<(), MigrateError>
     }
 }
 
-async fn explain(connection: &mut PgConnection, error: SqlxMigrateError, migration: &Migration) -> MigrateError {
+fn explain(error: SqlxMigrateError, migration: &Migration) -> MigrateError {
     let version = migration.version;
     let source = match error {
         SqlxMigrateError::ExecuteMigration(source, _) => source,
@@ -381,10 +404,6 @@ async fn explain(connection: &mut PgConnection, error: SqlxMigrateError, migrati
     };
     match sqlstate(&source) {
         Some("55P03") => MigrateError::Locked { version },
-        Some("42501") => match require_superuser(connection).await {
-            Err(reason) => reason,
-            Ok(()) => MigrateError::Script { version, name: migration.description.to_string(), source },
-        },
         Some(_) | None => MigrateError::Script { version, name: migration.description.to_string(), source },
     }
 }

@@ -116,7 +116,7 @@ impl History {
     /// after branches or freezes changed, when [`Self::branch_rows`] and [`Self::freezes`] have the new ones.
     pub fn start(config: &Config, changed: impl Fn() + Send + Sync + 'static) -> Self {
         let inner = Arc::new(Inner {
-            server: Arc::new(Server::new(&config.upstream)),
+            server: Arc::new(Server::new(&config.upstream, config.history.capture)),
             queue: Arc::new(Queue::new(config.history.queue, queue::MAX_BYTES)),
             log: Arc::new(Condition::new("the statement log")),
             main: Condition::new("the recorder's connection"),
@@ -177,7 +177,7 @@ impl History {
         }
         match watched.recording() {
             Recording::Broken => watched.wait(deadline.saturating_duration_since(Instant::now())).await,
-            known @ (Recording::Ready | Recording::NotRequired) => known,
+            known @ (Recording::Ready(_) | Recording::NotRequired) => known,
         }
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::upstream::{Address, ServerStream};
 use super::{Relay, refuse};
-use crate::branch::{Carriers, Route, take_branch_option};
+use crate::branch::{Carriers, GUARDED, Route, take_branch_option};
 use crate::change::SessionFacts;
 use crate::session::Session;
 use crate::state::{Client, Life};
@@ -212,7 +212,7 @@ async fn start(
 /// Takes what names the branch out of the start-up packet. The settings that only the proxy may set are refused.
 fn take_carriers(startup: &mut Startup, user: &str) -> Result<Carriers, Farewell> {
     let forbidden = |name: &str| Farewell::client("42501", format!("permission denied to set parameter \"{name}\""));
-    for name in ["pggit.session", "pggit.client"] {
+    for name in GUARDED {
         if startup.take(name).is_some() {
             return Err(forbidden(name));
         }

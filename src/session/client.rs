@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::judge::{Ruled, is_logged, logged_sql};
+use super::companion::{Call, Companions, Edits};
+use super::judge::{Ruled, Ruling, is_logged, logged_sql};
 use super::ledger::{Kind, Script, Watched};
 use super::prepared::{Prepared, Text};
-use super::transaction::Step;
+use super::transaction::{Part, Step};
 use super::{Effects, Env, Next, Rest, Session};
-use crate::change::{Told, VerdictKind};
+use crate::change::{Means, Told, VerdictKind};
 use crate::policy::{Interest, Refusal, Verdict};
 use crate::sql::{Class, Classified, Classifier, Statement, unread};
-use crate::wire::frame::{BadLength, HEADER, Head, cstr};
+use crate::wire::frame::{self, BadLength, HEADER, Head, cstr};
 use crate::wire::pipe::Pipe;
 
 /// The names at the head of a Bind, Execute, Describe or Close are looked for in this many bytes.
@@ -88,6 +89,11 @@ impl Frame<'_> {
 impl Session {
     fn frame(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
         match frame.head.tag {
+            b'P' | b'B' | b'E' | b'D' | b'C' => self.batch_open = true,
+            b'S' => self.batch_open = false,
+            _ => {}
+        }
+        match frame.head.tag {
             b'Q' => self.query(frame, classifier, fx),
             b'P' => self.parse(frame, classifier, fx),
             b'B' => self.bind(frame, fx),
@@ -147,6 +153,7 @@ impl Session {
     fn script(&mut self, frame: &Frame<'_>, statements: &[Statement], text: &[u8], fx: &mut Effects) -> Judged {
         let class = statements.first().map_or(Class::Other, |statement| statement.class);
         let mut steps = VecDeque::new();
+        let mut edits = Edits::default();
         // Most texts hold nothing that matters: only the first statement that does makes a place for those before it.
         let mut plain = 0;
         for statement in statements {
@@ -155,13 +162,13 @@ impl Session {
             let ruled = if statements.len() == 1 {
                 self.rule_alone(statement, sql, frame.env, fx)
             } else {
-                self.rule(statement, frame.env)
+                self.rule(statement, sql, frame.env)
             };
             match ruled {
                 Ok(None) => return Judged::Ask,
-                Ok(Some(rule)) => {
+                Ok(Some(Ruling { rule, means })) => {
                     let ruled = Ruled { statement, sql, rule };
-                    let step = self.step(&ruled, frame.env);
+                    let mut step = self.step(&ruled, frame.env);
                     if step.fact.is_some() {
                         fx.verdicts.push(VerdictKind::Allow);
                     }
@@ -172,24 +179,52 @@ impl Session {
                     if steps.is_empty() {
                         steps.extend((0..plain).map(|_| Step::default()));
                     }
-                    steps.push_back(step);
+                    // What stands in an open batch must stay one statement: PostgreSQL 18 goes on with the batch behind it, but
+                    // not behind several. And a malformed message is the server's to reject.
+                    let fits = !self.batch_open && frame.body.len() == text.len() + 1;
+                    let companions = if fits { self.companions(statement, means, &step) } else { None };
+                    let Some(companions) = companions else {
+                        steps.push_back(step);
+                        continue;
+                    };
+                    step.part = Part::Accompanied;
+                    edits.accompany(&statement.range, &companions);
+                    steps.extend(companions.before.is_some().then(Step::companion));
+                    steps.extend([step, Step::companion()]);
                 }
                 Err(refusal) => {
                     let refused = self.refused(statement, sql, refusal, frame.env, fx);
                     let (old, new) = if frame.is_too_long() {
                         (HEADER, refused.query(b"", &(0..0)))
                     } else {
-                        (frame.head.total, refused.query(text, &statement.range))
+                        let range = edits.place(statement.range.start)..edits.place(statement.range.end);
+                        (frame.head.total, refused.query(&edits.apply(text), &range))
                     };
-                    let script = Script { steps, refused: Some(refused) };
+                    let script = Script { steps, refused: Some(refused), shifts: edits.shifts(text) };
                     self.owe(Kind::Query, class, frame, Some(Watched::Query(script)));
                     return Judged::Replace { old, new, drop_rest: true };
                 }
             }
         }
         self.answer = None;
-        let script = (!steps.is_empty()).then_some(Watched::Query(Script { steps, refused: None }));
-        self.owe(Kind::Query, class, frame, script)
+        let shifts = edits.shifts(text);
+        let script = (!steps.is_empty()).then_some(Watched::Query(Script { steps, refused: None, shifts }));
+        self.owe(Kind::Query, class, frame, script);
+        if edits.is_empty() {
+            return Judged::Pass;
+        }
+        let mut new = Vec::new();
+        frame::put(&mut new, b'Q', |body| {
+            body.extend_from_slice(&edits.apply(text));
+            body.push(0);
+        });
+        Judged::Replace { old: frame.head.total, new, drop_rest: true }
+    }
+
+    /// The calls that record the statement, where no event trigger does.
+    fn companions(&self, statement: &Statement, means: Option<Means>, step: &Step) -> Option<Companions> {
+        let id = step.fact.as_ref()?.id;
+        if self.replication { None } else { Companions::of(statement, &means?, &self.facts, id) }
     }
 
     fn parse(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
@@ -218,7 +253,7 @@ impl Session {
             }
         };
         if let Some(known) = &prepared.text {
-            match self.rule(&known.statement, frame.env) {
+            match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(_)) => {}
                 Err(refusal) => {
@@ -254,7 +289,7 @@ impl Session {
             let sql = logged_sql(text.get(statement.range.clone()).unwrap_or_default(), env.limits.max_logged_sql);
             Arc::new(Text { statement: statement.clone(), sql })
         });
-        Prepared { class: statement.class, text }
+        Prepared { class: statement.class, text, means: None }
     }
 
     fn bind(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
@@ -268,12 +303,12 @@ impl Session {
         if portal.len() + name.len() >= NAMES {
             return self.names_too_long(frame);
         }
-        let prepared = self.statements.find(name).cloned().unwrap_or_default();
-        if let Some(known) = &prepared.text {
+        let mut prepared = self.statements.find(name).cloned().unwrap_or_default();
+        if let Some(known) = prepared.text.clone() {
             // The rules may have changed since Parse.
-            match self.rule(&known.statement, frame.env) {
+            match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
                 Ok(None) => return Judged::Ask,
-                Ok(Some(_)) => {}
+                Ok(Some(ruling)) => prepared.means = ruling.means,
                 Err(refusal) => {
                     let refused = self.refused(&known.statement, known.sql.as_bytes(), refusal, frame.env, fx);
                     let old = HEADER + portal.len() + 1 + name.len() + 1;
@@ -314,6 +349,7 @@ impl Session {
         };
         let class = prepared.class;
         let Some(known) = prepared.text.clone() else { return self.owe(Kind::Execute, class, frame, None) };
+        let means = prepared.means;
         if !known.statement.transactional {
             match self.rule_alone(&known.statement, known.sql.as_bytes(), frame.env, fx) {
                 Ok(None) => return Judged::Ask,
@@ -329,10 +365,33 @@ impl Session {
             self.answer = None;
         }
         let ruled = Ruled { statement: &known.statement, sql: known.sql.as_bytes(), rule: None };
-        let step = self.step(&ruled, frame.env);
-        let matters = step.fact.is_some() || step.control.is_some() || step.intent.is_some();
-        let watched = matters.then_some(Watched::Execute(step));
-        self.owe(Kind::Execute, class, frame, watched)
+        let mut step = self.step(&ruled, frame.env);
+        if step.fact.is_none() && step.control.is_none() && step.intent.is_none() {
+            return self.owe(Kind::Execute, class, frame, None);
+        }
+        let Some(companions) = self.companions(&known.statement, means, &step) else {
+            return self.owe(Kind::Execute, class, frame, Some(Watched::Execute(step)));
+        };
+        if !frame.is_whole() {
+            return Judged::Wait;
+        }
+        step.part = Part::Accompanied;
+        let mut new = Vec::new();
+        if let Some(before) = &companions.before {
+            self.accompany(before, &known.sql, frame, &mut new);
+        }
+        self.owe(Kind::Execute, class, frame, Some(Watched::Execute(step)));
+        frame::put(&mut new, b'E', |body| body.extend_from_slice(frame.body));
+        self.accompany(&companions.after, &known.sql, frame, &mut new);
+        Judged::Replace { old: frame.head.total, new, drop_rest: true }
+    }
+
+    /// Adds the messages of a call, and what is owed for them.
+    fn accompany(&mut self, call: &Call, sql: &str, frame: &Frame<'_>, out: &mut Vec<u8>) {
+        self.calls = self.calls.wrapping_add(1);
+        for _ in 0..call.messages(self.calls, sql, out) {
+            self.owe(Kind::Hidden, Class::Other, frame, None);
+        }
     }
 
     fn close(&mut self, frame: &Frame<'_>) -> Judged {
@@ -358,7 +417,7 @@ impl Session {
             statement.class = Class::Opaque;
             let refused = self.refused(&statement, b"", refusal, frame.env, fx);
             let new = refused.query(b"", &(0..0));
-            let script = Script { steps: VecDeque::new(), refused: Some(refused) };
+            let script = Script { refused: Some(refused), ..Script::default() };
             self.owe(Kind::Query, Class::Opaque, frame, Some(Watched::Query(script)));
             return Judged::Replace { old: HEADER, new, drop_rest: true };
         }

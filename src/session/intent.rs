@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::judge::{logged_sql, unrecordable};
+use super::judge::{Ruling, logged_sql, unrecordable};
 use super::{Effects, Env, Session};
 use crate::change::{Intended, Intent, Told};
 use crate::policy::Refusal;
@@ -69,8 +69,8 @@ impl Session {
         sql: &[u8],
         env: &Env<'_>,
         fx: &mut Effects,
-    ) -> Result<Option<Option<String>>, Refusal> {
-        let Some(rule) = self.rule(statement, env)? else { return Ok(None) };
+    ) -> Result<Option<Ruling>, Refusal> {
+        let Some(rule) = self.rule(statement, sql, env)? else { return Ok(None) };
         if !self.needs_intent(statement) {
             return Ok(Some(rule));
         }

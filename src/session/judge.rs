@@ -1,9 +1,10 @@
-//! May this statement run? Settings that are the proxy's own, then the rules, then whether it can be recorded.
+//! May this statement run? What no client may do, then the rules, then whether it can be recorded.
 
+use super::guard;
 use super::refusal::Refused;
-use super::transaction::Step;
+use super::transaction::{Part, Step};
 use super::{Effects, Env, Session};
-use crate::change::{Outcome, Recording, StatementFact, VerdictKind};
+use crate::change::{Means, Outcome, Recording, StatementFact, VerdictKind};
 use crate::policy::{Refusal, Verdict};
 use crate::sql::{Class, Statement};
 
@@ -14,11 +15,20 @@ pub(super) struct Ruled<'a> {
     pub rule: Option<String>,
 }
 
+/// A statement may run.
+#[derive(Default)]
+pub(super) struct Ruling {
+    /// The rule that said so.
+    pub rule: Option<String>,
+    /// How it is recorded, where it has to be.
+    pub means: Option<Means>,
+}
+
 impl Session {
-    /// Whether the statement may run: the rule that said so, `None` where the recorder has to be asked first,
+    /// Whether the statement may run, `None` where the recorder has to be asked first,
     /// or why not.
-    pub(super) fn rule(&self, statement: &Statement, env: &Env<'_>) -> Result<Option<Option<String>>, Refusal> {
-        if let Some(refusal) = guarded_setting(statement) {
+    pub(super) fn rule(&self, statement: &Statement, sql: &[u8], env: &Env<'_>) -> Result<Option<Ruling>, Refusal> {
+        if let Some(refusal) = guard::refuses(statement, sql) {
             return Err(refusal);
         }
         let rule = match env.policy.judge(&self.who(), statement) {
@@ -26,10 +36,11 @@ impl Session {
             Verdict::Allow(rule) => rule,
         };
         if !is_logged(statement) || statement.temporary || self.transaction.status == b'E' {
-            return Ok(Some(rule));
+            return Ok(Some(Ruling { rule, means: None }));
         }
         match self.answer.unwrap_or_else(|| (env.recording)()) {
-            Recording::NotRequired | Recording::Ready => Ok(Some(rule)),
+            Recording::NotRequired => Ok(Some(Ruling { rule, means: None })),
+            Recording::Ready(means) => Ok(Some(Ruling { rule, means: Some(means) })),
             Recording::Broken if self.answer.is_none() => Ok(None),
             Recording::Broken => Err(unrecordable(statement, (env.broken_because)())),
         }
@@ -62,7 +73,7 @@ impl Session {
         if let (Some(fact), Some(id)) = (&mut fact, intent) {
             fact.id = id;
         }
-        Step { control: ruled.statement.control.clone(), fact, intent }
+        Step { control: ruled.statement.control.clone(), fact, intent, part: Part::Whole }
     }
 
     /// A fact whose outcome is still open; `duration` holds the session's age until then.
@@ -87,7 +98,7 @@ impl Session {
 
 /// Whether the statement log keeps it, and the history waits for it.
 pub(super) fn is_logged(statement: &Statement) -> bool {
-    statement.may_be_ddl() || statement.class == Class::Role
+    statement.may_be_ddl() || statement.class == Class::Role || statement.is_untriggered()
 }
 
 /// Refused because nobody could say afterwards that it was done.
@@ -111,30 +122,4 @@ pub(super) fn logged_sql(sql: &[u8], max: usize) -> String {
         Some(head) if sql.len() > max => format!("{} … [{} bytes]", String::from_utf8_lossy(head), sql.len()),
         _ => String::from_utf8_lossy(sql).into_owned(),
     }
-}
-
-/// The settings that say whose change it is are set by the proxy alone, at connect.
-fn guarded_setting(statement: &Statement) -> Option<Refusal> {
-    if statement.tag == "RESET" {
-        return None;
-    }
-    let setting = statement.setting.as_deref()?;
-    let (sqlstate, message, hint) = match setting {
-        "pggit.branch" => (
-            "55P02",
-            "parameter \"pggit.branch\" cannot be changed in a session",
-            "Connect to the branch instead, in psql with \\c app/feature-x.",
-        ),
-        "pggit.session" | "pggit.client" => {
-            ("42501", "permission denied to set a parameter of the proxy's own", "It is set by the proxy at connect.")
-        }
-        _ => return None,
-    };
-    Some(Refusal {
-        sqlstate,
-        rule: None,
-        message: message.to_owned(),
-        detail: Some(format!("Parameter: {setting}.")),
-        hint: Some(hint.to_owned()),
-    })
 }

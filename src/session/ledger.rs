@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::companion::Shifts;
 use super::prepared::Undo;
 use super::refusal::Refused;
 use super::transaction::Step;
@@ -32,6 +33,8 @@ pub(super) enum Kind {
     Sync,
     /// FunctionCall: FunctionCallResponse, then ReadyForQuery.
     Call,
+    /// A message of a companion: one answer, which the client does not see.
+    Hidden,
     /// CopyDone or CopyFail: owed nothing; ends the COPY that stands before it.
     CopyEnd,
 }
@@ -40,7 +43,7 @@ impl Kind {
     /// Whether an error for it makes the server skip to the next Sync.
     fn is_extended(self) -> bool {
         match self {
-            Self::Parse | Self::Bind | Self::Describe | Self::Execute | Self::Close => true,
+            Self::Parse | Self::Bind | Self::Describe | Self::Execute | Self::Close | Self::Hidden => true,
             Self::Startup | Self::Query | Self::Sync | Self::Call | Self::CopyEnd => false,
         }
     }
@@ -72,12 +75,14 @@ pub(super) enum Watched {
 }
 
 /// The statements of one Query message, as far as they were answered.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Script {
     /// What is left to be answered, in order.
     pub steps: VecDeque<Step>,
     /// The statement that was replaced; it is the last one the server can reach.
     pub refused: Option<Refused>,
+    /// What companions stand in the text: positions in errors are the server's.
+    pub shifts: Shifts,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +145,12 @@ impl Ledger {
     /// What has to be done with the answer owed next.
     pub fn front_watched(&mut self) -> Option<&mut Watched> {
         if self.front()?.watched { self.watched.front_mut() } else { None }
+    }
+
+    /// Whether the answer owed next is a companion's.
+    #[inline]
+    pub fn owes_hidden(&mut self) -> bool {
+        self.front().is_some_and(|owed| owed.kind == Kind::Hidden)
     }
 
     /// The answer owed next has come.

@@ -3,9 +3,11 @@
 //! The driver reads into a [`Pipe`], calls [`Session::from_client`] or [`Session::from_server`], and writes what they
 //! let pass. In between, statements are classified ([`client`]) and judged ([`judge`]), the answers that the server owes are
 //! kept in a ledger ([`ledger`]), refused statements are replaced ([`refusal`]), and outcomes become known
-//! ([`server`], [`transaction`]). Rows and COPY data are never looked into and never held whole.
+//! ([`server`], [`transaction`]). What the server's triggers cannot record, calls of ours do ([`companion`]). Rows and COPY data are never looked into and never held whole.
 
 mod client;
+mod companion;
+mod guard;
 mod intent;
 mod judge;
 mod ledger;
@@ -56,11 +58,24 @@ pub struct Session {
     /// Intents of statements that cannot run inside a transaction.
     intent: Intents,
     refusals: u32,
+    /// How many companions were sent as messages: their names.
+    calls: u32,
+    /// Messages of the extended protocol were sent since the last Sync.
+    batch_open: bool,
+    /// A completion that waits for its companion's.
+    held: Option<Held>,
     /// Set by Terminate.
     terminated: bool,
     /// The server sent a FATAL error: the client knows why the connection ends.
     fatal: bool,
     origin: Instant,
+}
+
+/// A statement that completed, of which the client hears when it is recorded.
+struct Held {
+    step: transaction::Step,
+    /// Its CommandComplete.
+    frame: Vec<u8>,
 }
 
 /// What happens to the rest of a frame, once its head is judged.
@@ -179,6 +194,9 @@ impl Session {
             answer: None,
             intent: Intents::default(),
             refusals: 0,
+            calls: 0,
+            batch_open: false,
+            held: None,
             terminated: false,
             fatal: false,
             origin: now,
@@ -217,6 +235,9 @@ impl Session {
     /// The connection has ended: settles what is still open.
     pub fn ended(&mut self, now: Instant, fx: &mut Effects) {
         let mut commit_under_way = false;
+        if let Some(fact) = self.held.take().and_then(|held| held.step.fact) {
+            fx.facts.push(finished(*fact, Outcome::Unknown, self.origin, now));
+        }
         for watched in self.ledger.drain() {
             let steps = match watched {
                 Watched::Query(script) => script.steps,
@@ -301,6 +322,6 @@ fn finished(mut fact: StatementFact, outcome: Outcome, origin: Instant, now: Ins
 
 impl Prepared {
     fn plain(class: Class) -> Self {
-        Self { class, text: None }
+        Self { class, text: None, means: None }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::change::Means;
 use crate::sql::{Class, Statement};
 
 /// What a prepared statement, or a portal made from it, will do when executed.
@@ -12,6 +13,8 @@ pub(super) struct Prepared {
     pub class: Class,
     /// Kept where its execution is judged, logged, or moves the transaction.
     pub text: Option<Arc<Text>>,
+    /// How a portal's change is recorded, as it was known at Bind.
+    pub means: Option<Means>,
 }
 
 /// A statement and its text.
@@ -23,7 +26,7 @@ pub(super) struct Text {
 
 impl Default for Prepared {
     fn default() -> Self {
-        Self { class: Class::Other, text: None }
+        Self { class: Class::Other, text: None, means: None }
     }
 }
 

@@ -1,8 +1,9 @@
 //! From the server: answers are matched with what was owed. Rows and COPY data pass unread.
 
 use super::ledger::{Kind, Script, Watched};
+use super::transaction::Part;
 use super::unrecorded::Unrecorded;
-use super::{Effects, Env, Session, finished};
+use super::{Effects, Env, Held, Session, finished};
 use crate::change::{Outcome, Told};
 use crate::sql::Encoding;
 use crate::wire::error::field;
@@ -57,6 +58,7 @@ fn unwatched(session: &mut Session, bytes: &[u8]) -> Result<Option<usize>, BadLe
             // DataRow, CopyData, NoticeResponse, NotificationResponse, ParameterDescription, CopyDone, FunctionCallResponse
             b'D' | b'd' | b'N' | b'A' | b't' | b'c' | b'V' | b'R' | b'v' | b'H' => {}
             b'T' | b'n' => drop(session.ledger.pop_if(Kind::Describe)),
+            b'2' | b'3' if session.ledger.owes_hidden() => break,
             b'2' if session.ledger.front_watched().is_none() => drop(session.ledger.pop_if(Kind::Bind)),
             b'3' => drop(session.ledger.pop_if(Kind::Close)),
             _ => break,
@@ -70,7 +72,8 @@ impl Session {
     /// One watched message; what goes to the client in its place, if anything.
     fn answer(&mut self, tag: u8, body: &[u8], env: &Env<'_>, fx: &mut Effects) -> Option<Vec<u8>> {
         match tag {
-            b'C' => self.completed(body, env, fx),
+            b'1' | b'2' | b'3' | b'C' if self.ledger.owes_hidden() => return Some(self.hidden(tag, fx)),
+            b'C' => return self.completed(body, env, fx),
             b'I' | b's' => {
                 if let Some((owed, _)) = self.ledger.pop_if(Kind::Execute) {
                     fx.statements.push((owed.class, self.since(owed.at, env)));
@@ -88,8 +91,22 @@ impl Session {
         None
     }
 
-    fn completed(&mut self, body: &[u8], env: &Env<'_>, fx: &mut Effects) {
-        let Some(owed) = self.ledger.front() else { return };
+    /// An answer to a companion's message: nothing for the client, save for what waited for it.
+    fn hidden(&mut self, tag: u8, fx: &mut Effects) -> Vec<u8> {
+        self.ledger.pop();
+        if tag == b'C' { self.release(fx) } else { Vec::new() }
+    }
+
+    /// The companion behind a statement has completed: now the statement has.
+    fn release(&mut self, fx: &mut Effects) -> Vec<u8> {
+        let Some(Held { step, frame }) = self.held.take() else { return Vec::new() };
+        let tag = cstr(&frame[HEADER..]).map_or(&b""[..], |(tag, _)| tag);
+        fx.prepared.extend(self.transaction.completed(step, tag, &mut fx.facts));
+        frame
+    }
+
+    fn completed(&mut self, body: &[u8], env: &Env<'_>, fx: &mut Effects) -> Option<Vec<u8>> {
+        let owed = self.ledger.front()?;
         let step = match owed.kind {
             Kind::Query => match self.ledger.front_watched() {
                 Some(Watched::Query(script)) => script.steps.pop_front(),
@@ -109,6 +126,7 @@ impl Session {
             | Kind::Close
             | Kind::Sync
             | Kind::Call
+            | Kind::Hidden
             | Kind::CopyEnd => None,
         };
         let tag = cstr(body).map_or(body, |(tag, _)| tag);
@@ -119,14 +137,25 @@ impl Session {
             // With more under way, some of the names known now may have been made after it.
             self.statements.clear();
         }
-        if let Some(mut step) = step {
-            if let Some(fact) = &mut step.fact {
-                fact.duration = env.now.saturating_duration_since(self.origin).saturating_sub(fact.duration);
-            }
-            self.intent.settle(step.intent.take(), Told::Applied);
-            fx.prepared_ended |= matches!(tag, b"COMMIT PREPARED" | b"ROLLBACK PREPARED");
-            fx.prepared.extend(self.transaction.completed(step, tag, &mut fx.facts));
+        let mut step = step?;
+        if let Some(fact) = &mut step.fact {
+            fact.duration = env.now.saturating_duration_since(self.origin).saturating_sub(fact.duration);
         }
+        match step.part {
+            Part::Whole => {
+                self.intent.settle(step.intent, Told::Applied);
+                fx.prepared_ended |= matches!(tag, b"COMMIT PREPARED" | b"ROLLBACK PREPARED");
+                fx.prepared.extend(self.transaction.completed(step, tag, &mut fx.facts));
+            }
+            Part::Accompanied => {
+                let mut frame = Vec::new();
+                frame::put(&mut frame, b'C', |out| out.extend_from_slice(body));
+                self.held = Some(Held { step, frame });
+                return Some(Vec::new());
+            }
+            Part::Companion => return Some(self.release(fx)),
+        }
+        None
     }
 
     fn error(&mut self, body: &[u8], env: &Env<'_>, fx: &mut Effects) -> Option<Vec<u8>> {
@@ -149,6 +178,8 @@ impl Session {
         }
         self.transaction.failed(&sqlstate, &message);
         let told = Told::Failed { sqlstate: sqlstate.clone(), message: message.clone() };
+        // Its companion failed, and so did it.
+        let held = self.held.take().and_then(|held| held.step.fact);
 
         let (origin, now) = (self.origin, env.now);
         let mut fail = |fact: Option<Box<crate::change::StatementFact>>| {
@@ -159,8 +190,10 @@ impl Session {
                 fx.facts.push(fact);
             }
         };
-        if let Some(Watched::Query(Script { steps, refused })) = self.ledger.front_watched() {
+        fail(held);
+        if let Some(Watched::Query(Script { steps, refused, shifts })) = self.ledger.front_watched() {
             rewritten = rewritten.or_else(|| refused.as_ref().and_then(|refused| refused.rewrite(body)));
+            rewritten = rewritten.or_else(|| shifts.rewrite(body));
             if let Some(step) = steps.pop_front() {
                 self.intent.settle(step.intent, told.clone());
                 fail(step.fact);
@@ -196,8 +229,11 @@ impl Session {
 
     /// The command tag of the logged statement that the server is working on.
     fn tag_under_way(&mut self) -> Option<&'static str> {
+        if let Some(held) = &self.held {
+            return held.step.fact.as_ref().map(|fact| fact.tag);
+        }
         let step = match self.ledger.front_watched()? {
-            Watched::Query(script) => script.steps.front()?,
+            Watched::Query(script) => script.steps.iter().find(|step| step.part != Part::Companion)?,
             Watched::Execute(step) => step,
             Watched::Parse(..) | Watched::Bind(_) => return None,
         };
@@ -218,7 +254,13 @@ impl Session {
                     break;
                 }
                 Kind::Sync => break,
-                Kind::Parse | Kind::Bind | Kind::Describe | Kind::Execute | Kind::Close | Kind::CopyEnd => {}
+                Kind::Parse
+                | Kind::Bind
+                | Kind::Describe
+                | Kind::Execute
+                | Kind::Close
+                | Kind::Hidden
+                | Kind::CopyEnd => {}
             }
         }
         if status == b'I' && self.ledger.is_empty() {

@@ -14,9 +14,26 @@ pub(super) struct Step {
     pub fact: Option<Box<StatementFact>>,
     /// Set where an intent was written for it.
     pub intent: Option<Uuid>,
+    pub part: Part,
+}
+
+/// Whether the client gets the statement's CommandComplete when it comes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It does.
+    #[default]
+    Whole,
+    /// It gets it when the companion behind the statement has completed as well.
+    Accompanied,
+    /// A companion: a statement of ours, of which the client hears nothing.
+    Companion,
 }
 
 impl Step {
+    pub fn companion() -> Self {
+        Self { part: Part::Companion, ..Self::default() }
+    }
+
     /// Whether its CommandComplete changes anything here.
     pub fn matters(&self) -> bool {
         self.fact.is_some()

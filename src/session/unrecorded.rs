@@ -5,9 +5,10 @@
 
 use crate::wire::error::{self, field};
 
-/// The functions in `migrations/0005_capture.up.sql` that run in a client's transaction, as the server prints them in an
+/// What in `migrations/` runs in a client's transaction, as the server prints them in an
 /// error's context. Their search_path does not hold their schema, so it always stands before the name.
-const CAPTURE: [&[u8]; 3] = [b"pggit.record_ddl()", b"pggit.record_drop()", b"pggit.before_ddl()"];
+const CAPTURE: [&[u8]; 4] =
+    [b"pggit.record_ddl()", b"pggit.record_drop()", b"pggit.before_ddl()", b"pggit.companion(text,text,text)"];
 
 /// What the client and the statement log are told instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,12 +92,15 @@ mod tests {
     }
 
     #[test]
-    fn every_event_trigger_function_is_known() {
-        let migration = include_str!("../../migrations/0005_capture.up.sql");
-        let functions: Vec<&str> = migration
+    fn everything_that_records_is_known() {
+        let capture = include_str!("../../migrations/0005_capture.up.sql");
+        let companion = include_str!("../../migrations/0011_companion.up.sql");
+        assert!(companion.contains("CREATE PROCEDURE pggit.companion(payload text, signature text, sql text)"));
+        let functions: Vec<&str> = capture
             .lines()
             .filter(|line| line.contains("RETURNS event_trigger"))
             .filter_map(|line| line.strip_prefix("CREATE FUNCTION ")?.split(' ').next())
+            .chain(["pggit.companion(text,text,text)"])
             .collect();
         assert_eq!(functions.len(), CAPTURE.len());
         assert!(functions.iter().all(|name| CAPTURE.contains(&name.as_bytes())), "{functions:?}");

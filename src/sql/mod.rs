@@ -89,6 +89,12 @@ pub fn split(text: &[u8]) -> Vec<Range<usize>> {
     scan::split(text)
 }
 
+/// The lower-cased names of functions of a schema that a text calls by their qualified name: `schema.name(`. By the lexical
+/// rules alone; strings and comments are not looked into.
+pub fn called_functions<'a>(text: &'a [u8], schema: &'a str) -> impl Iterator<Item = String> + 'a {
+    scan::called_functions(text, schema)
+}
+
 /// The class of a statement, as rules and metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -198,7 +204,8 @@ pub struct Statement {
     pub parsed: bool,
     /// Set for class `transaction`.
     pub control: Option<Control>,
-    /// The `pggit.*` setting that it sets or resets (SET, RESET, or a literal call of set_config), lower-cased.
+    /// The `pggit.*` setting (or `event_triggers`) that it sets or resets (SET, RESET, or a literal call of set_config),
+    /// lower-cased.
     pub setting: Option<String>,
 }
 
@@ -206,6 +213,30 @@ impl Statement {
     /// Whether rules on `ddl` apply: known DDL, or a text nobody could read.
     pub fn may_be_ddl(&self) -> bool {
         self.class == Class::Ddl || !self.parsed
+    }
+
+    /// Whether it changes what event triggers never report: what belongs to the whole server, event triggers themselves,
+    /// and what hides behind EXPLAIN ANALYZE.
+    /// <https://www.postgresql.org/docs/current/event-trigger-matrix.html>
+    pub fn is_untriggered(&self) -> bool {
+        match self.tag {
+            "CREATE ROLE" | "ALTER ROLE" | "DROP ROLE" | "GRANT ROLE" | "REVOKE ROLE" | "REASSIGN OWNED" => true,
+            "ALTER DATABASE" | "ALTER TABLESPACE" => true,
+            "CREATE EVENT TRIGGER" | "ALTER EVENT TRIGGER" | "DROP EVENT TRIGGER" => true,
+            "EXPLAIN" => self.class == Class::Ddl,
+            "REINDEX" => true,
+            "GRANT" | "REVOKE" | "COMMENT" | "SECURITY LABEL" => {
+                matches!(self.object_type, Some("database" | "tablespace" | "role" | "parameter ACL" | "event trigger"))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it may take away objects, those that it does not name among them: an ALTER may make indexes and
+    /// constraints anew.
+    pub fn may_drop(&self) -> bool {
+        let takes = self.tag.starts_with("DROP ") || self.tag.starts_with("ALTER ");
+        self.class == Class::Ddl && takes && self.action != Some("rename")
     }
 }
 

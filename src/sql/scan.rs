@@ -114,6 +114,31 @@ pub fn skip_blank(text: &[u8]) -> usize {
     }
 }
 
+/// The names `x` in `schema.x(`, lower-cased.
+pub fn called_functions<'a>(text: &'a [u8], schema: &'a str) -> impl Iterator<Item = String> + 'a {
+    let mut tokens = Scanner::new(text, Backslash::Plain)
+        .filter(|token| !matches!(token.kind, Kind::Space | Kind::Comment { .. }))
+        .map(|token| (token.kind, &text[token.range]));
+    let mut last: [(Kind, &[u8]); 3] = [(Kind::Space, b""); 3];
+    std::iter::from_fn(move || {
+        for token in tokens.by_ref() {
+            let [owner, dot, name] = last;
+            last = [dot, name, token];
+            if token.0 == Kind::Byte(b'(') && dot.0 == Kind::Byte(b'.') && unquoted(owner) == schema {
+                return Some(unquoted(name));
+            }
+        }
+        None
+    })
+}
+
+/// A name without its quotes, in lower case.
+fn unquoted((kind, bytes): (Kind, &[u8])) -> String {
+    let name = String::from_utf8_lossy(bytes);
+    let name = if kind == Kind::Quoted { name.trim_matches('"') } else { &name };
+    name.to_ascii_lowercase()
+}
+
 /// The byte ranges between the semicolons that stand outside of strings, comments and parentheses.
 pub fn split(text: &[u8]) -> Vec<Range<usize>> {
     let mut pieces = Vec::new();

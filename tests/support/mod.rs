@@ -28,7 +28,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub use postgres::{Pg, PgServer, versions};
-pub use proxy::{Proxy, migrate};
+pub use proxy::{Proxy, migrate, migrate_without_triggers};
 pub use wire::{Message, Wire, normalised};
 
 /// How long anything may take that normally takes no time, on a busy machine.

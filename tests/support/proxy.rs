@@ -182,6 +182,12 @@ pub fn migrate(server: &PgServer, database: &str) {
     assert!(output.status.success(), "migrate up failed:\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The same without event triggers: changes are recorded by calls that the proxy adds.
+pub fn migrate_without_triggers(server: &PgServer, database: &str) {
+    let output = run(&["migrate", "up", "--capture", "inject", "--database-url", &server.url(database)]);
+    assert!(output.status.success(), "migrate up failed:\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Runs the program to its end.
 pub fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap()

@@ -134,10 +134,15 @@ pub fn named_setting(text: &[u8]) -> Option<String> {
     first_guarded(settings(&String::from_utf8_lossy(text).to_ascii_lowercase(), |_| true))
 }
 
-/// Of several the one that is the proxy's own, which a client may not set.
+/// Of several the one that a client may set least: the proxy's own, then the branch, then its commit's message.
 fn first_guarded(mut named: Vec<String>) -> Option<String> {
-    let own = named.iter().position(|name| matches!(name.as_str(), "pggit.session" | "pggit.client"));
-    (!named.is_empty()).then(|| named.swap_remove(own.unwrap_or(0)))
+    let harmless = |name: &String| match name.as_str() {
+        "pggit.message" => 2,
+        "pggit.branch" => 1,
+        _ => 0,
+    };
+    named.sort_by_key(harmless);
+    named.into_iter().next()
 }
 
 /// Every `pggit.word` that stands behind what `after` accepts.

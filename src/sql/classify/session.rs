@@ -36,15 +36,16 @@ pub fn facts(node: Node<'_>) -> Option<Facts> {
     })
 }
 
-/// The lower-cased name of a `pggit.*` setting that SET or RESET names; `None` for all others.
+/// The lower-cased name of a guarded setting that SET or RESET names; `None` for all others.
 pub fn setting(set: Option<&nodes::VariableSetStmt>) -> Option<String> {
     guarded(set?.name()?)
 }
 
-/// The name in lower case, if it is one of ours: PostgreSQL does not tell cases of settings apart.
+/// The name in lower case, if it is one of ours, or `event_triggers`, which stops recording: PostgreSQL does not tell cases
+/// of settings apart.
 pub fn guarded(name: &str) -> Option<String> {
     let lower = name.to_ascii_lowercase();
-    lower.starts_with("pggit.").then_some(lower)
+    (lower.starts_with("pggit.") || lower == "event_triggers").then_some(lower)
 }
 
 fn set_tag(set: &nodes::VariableSetStmt) -> &'static str {

@@ -1,0 +1,585 @@
+-- Recording by calls that the proxy adds to clients' statements ("companions"): in both modes for what event triggers never
+-- report (roles, databases, tablespaces, parameters, event triggers themselves, EXPLAIN ANALYZE CREATE TABLE AS ...), and for
+-- everything where there are no event triggers.
+--
+-- A call runs in the client's transaction, behind its statement. There it finds what changed by itself: catalog rows that
+-- this transaction wrote since the call before (their xmin is still in progress and yet visible, so it is ours). What may be
+-- dropped is noted by a call before the statement. As with event triggers it only inserts, and reads catalogs; the one row
+-- that it reads of ours, the key, never changes.
+SELECT pg_catalog.set_config('pggit.migration', 'on', true);
+
+-- Signs the proxy's calls: clients may call the procedure, but not make it record.
+CREATE TABLE pggit.companion_key (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    key bytea NOT NULL CHECK (pg_catalog.length(key) = 64)
+);
+COMMENT ON TABLE pggit.companion_key IS 'Signs the proxy''s calls of pggit.companion: 32 bytes for the inner hash, 32 for the outer';
+REVOKE ALL ON pggit.companion_key FROM PUBLIC;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
+        REVOKE ALL ON pggit.companion_key FROM pggit_reader;
+    END IF;
+END
+$$;
+INSERT INTO pggit.companion_key (key)
+SELECT pg_catalog.sha256(pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
+                         || pg_catalog.uuid_send(pg_catalog.gen_random_uuid()))
+       || pg_catalog.sha256(pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
+                            || pg_catalog.uuid_send(pg_catalog.gen_random_uuid()));
+
+-- The functions from here on expect search_path = pg_catalog, pg_temp, as the procedure sets it.
+
+---------------------------------------------------------------------------------------------------------------------------
+-- What belongs to the whole server
+---------------------------------------------------------------------------------------------------------------------------
+
+-- The settings that ALTER ROLE and ALTER DATABASE ... SET made, as such statements.
+CREATE FUNCTION pggit.stored_settings(head text, rol oid, db oid) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT string_agg(format(E'\nALTER %s%s SET %s = %s;', head,
+                             CASE WHEN rol <> 0 AND s.setdatabase <> 0
+                                  THEN ' IN DATABASE ' || quote_ident((SELECT d.datname FROM pg_database d WHERE d.oid = s.setdatabase)) END,
+                             quote_ident(split_part(c, '=', 1)),
+                             CASE WHEN split_part(c, '=', 1) ~* 'pass|secret|token' THEN '''...''' ELSE quote_literal(substr(c, strpos(c, '=') + 1)) END),
+                      '' ORDER BY s.setdatabase, c)
+      FROM pg_db_role_setting s, unnest(s.setconfig) c
+     WHERE s.setrole = rol AND (rol <> 0 OR s.setdatabase = db)
+$$;
+
+CREATE FUNCTION pggit.access_list(acl aclitem[]) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT E'\n-- Access: ' || string_agg(a::text, ', ' ORDER BY a::text) FROM unnest(acl) a
+$$;
+
+CREATE FUNCTION pggit.shared_comment(object_type text, name text, obj oid, class regclass) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT format(E'\nCOMMENT ON %s %I IS %L;', upper(object_type), name, shobj_description(obj, class::name))
+     WHERE shobj_description(obj, class::name) IS NOT NULL
+$$;
+
+CREATE FUNCTION pggit.describe_role(obj oid) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat('CREATE ROLE ', quote_ident(r.rolname),
+                  CASE WHEN r.rolsuper THEN ' SUPERUSER' END, CASE WHEN r.rolcreatedb THEN ' CREATEDB' END,
+                  CASE WHEN r.rolcreaterole THEN ' CREATEROLE' END, CASE WHEN NOT r.rolinherit THEN ' NOINHERIT' END,
+                  CASE WHEN r.rolcanlogin THEN ' LOGIN' END, CASE WHEN r.rolreplication THEN ' REPLICATION' END,
+                  CASE WHEN r.rolbypassrls THEN ' BYPASSRLS' END,
+                  CASE WHEN r.rolconnlimit >= 0 THEN ' CONNECTION LIMIT ' || r.rolconnlimit END,
+                  ' VALID UNTIL ' || quote_literal(r.rolvaliduntil), ';',
+                  (SELECT string_agg(format(E'\nGRANT %I TO %I%s;', r.rolname, m.rolname, CASE WHEN a.admin_option THEN ' WITH ADMIN OPTION' END),
+                                     '' ORDER BY m.rolname, a.admin_option)
+                     FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member WHERE a.roleid = obj),
+                  pggit.stored_settings('ROLE ' || quote_ident(r.rolname), obj, 0), pggit.shared_comment('role', r.rolname, obj, 'pg_authid'))
+      FROM pg_roles r WHERE r.oid = obj
+$$;
+
+CREATE FUNCTION pggit.describe_database(obj oid) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat('CREATE DATABASE ', quote_ident(d.datname), ' ENCODING ', quote_literal(pg_encoding_to_char(d.encoding)),
+                  ' LC_COLLATE ', quote_literal(d.datcollate), ' LC_CTYPE ', quote_literal(d.datctype),
+                  ' TABLESPACE ' || quote_ident((SELECT t.spcname FROM pg_tablespace t WHERE t.oid = d.dattablespace)),
+                  CASE WHEN d.datconnlimit >= 0 THEN ' CONNECTION LIMIT ' || d.datconnlimit END,
+                  CASE WHEN NOT d.datallowconn THEN ' ALLOW_CONNECTIONS false' END, CASE WHEN d.datistemplate THEN ' IS_TEMPLATE true' END, ';',
+                  -- A DROP DATABASE that was interrupted: nothing can be done with it but to drop it again.
+                  CASE WHEN d.datconnlimit = -2 THEN ' -- invalid' END,
+                  pggit.stored_settings('DATABASE ' || quote_ident(d.datname), 0, obj), pggit.shared_comment('database', d.datname, obj, 'pg_database'),
+                  pggit.access_list(d.datacl), E'\n-- Owner: ', quote_ident(pg_get_userbyid(d.datdba)))
+      FROM pg_database d WHERE d.oid = obj
+$$;
+
+CREATE FUNCTION pggit.describe_tablespace(obj oid) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat('CREATE TABLESPACE ', quote_ident(t.spcname), ' LOCATION ', quote_literal(pg_tablespace_location(obj)),
+                  ' WITH (' || array_to_string(t.spcoptions, ', ') || ')', ';', pggit.shared_comment('tablespace', t.spcname, obj, 'pg_tablespace'),
+                  pggit.access_list(t.spcacl), E'\n-- Owner: ', quote_ident(pg_get_userbyid(t.spcowner)))
+      FROM pg_tablespace t WHERE t.oid = obj
+$$;
+
+CREATE FUNCTION pggit.describe_event_trigger(obj oid) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat('CREATE EVENT TRIGGER ', quote_ident(e.evtname), ' ON ', e.evtevent,
+                  (SELECT E'\n    WHEN TAG IN (' || string_agg(quote_literal(t), ', ') || ')' FROM unnest(e.evttags) t),
+                  E'\n    EXECUTE FUNCTION ', format('%s()', e.evtfoid::regproc), ';',
+                  CASE e.evtenabled WHEN 'D' THEN format(E'\nALTER EVENT TRIGGER %I DISABLE;', e.evtname)
+                                    WHEN 'R' THEN format(E'\nALTER EVENT TRIGGER %I ENABLE REPLICA;', e.evtname)
+                                    WHEN 'A' THEN format(E'\nALTER EVENT TRIGGER %I ENABLE ALWAYS;', e.evtname) END,
+                  format(E'\nCOMMENT ON EVENT TRIGGER %I IS %L;', e.evtname, obj_description(obj, 'pg_event_trigger')),
+                  E'\n-- Owner: ', quote_ident(pg_get_userbyid(e.evtowner)))
+      FROM pg_event_trigger e WHERE e.oid = obj
+$$;
+
+-- Since PostgreSQL 15.
+CREATE FUNCTION pggit.describe_parameter(parameter text, OUT obj oid, OUT definition text) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    EXECUTE 'SELECT p.oid, ''-- Parameter '' || p.parname || pggit.access_list(p.paracl) FROM pg_parameter_acl p WHERE p.parname = lower($1)'
+       INTO obj, definition USING parameter;
+END
+$$;
+
+-- The name that ALTER ... RENAME TO gave.
+CREATE FUNCTION pggit.renamed_to(sql text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN m[1] LIKE '"%' THEN replace(substr(m[1], 2, length(m[1]) - 2), '""', '"') ELSE lower(m[1]) END
+      FROM regexp_match(sql, 'RENAME\s+TO\s+("(?:[^"]|"")+"|[^\s;]+)', 'i') m
+$$;
+
+-- How many rows this transaction has deleted from a catalog: whether DROP ... IF EXISTS did anything.
+CREATE FUNCTION pggit.has_deleted(class regclass) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+    SELECT pg_stat_get_xact_tuples_deleted(class) > 0 OR NOT current_setting('track_counts')::boolean
+$$;
+
+-- One row for each name in the statement's text.
+CREATE FUNCTION pggit.record_shared(call jsonb, query text, captured text) RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    kind text := call ->> 'type';
+    tag text := call ->> 'tag';
+    act text := upper(call ->> 'action');
+    class regclass := CASE kind WHEN 'role' THEN 'pg_authid' WHEN 'database' THEN 'pg_database' WHEN 'tablespace' THEN 'pg_tablespace'
+                                WHEN 'event trigger' THEN 'pg_event_trigger' WHEN 'parameter ACL' THEN 'pg_parameter_acl' END;
+    entry jsonb;
+    named text;
+    obj oid;
+    def text;
+    n integer := 0;
+BEGIN
+    -- ALTER ROLE ALL names none.
+    FOR entry IN SELECT * FROM jsonb_array_elements(CASE WHEN jsonb_array_length(call -> 'objects') = 0
+                                                         THEN '[[null, null]]'::jsonb ELSE call -> 'objects' END) LOOP
+        named := entry ->> 1;
+        IF act = 'RENAME' THEN
+            named := coalesce(pggit.renamed_to(query), named);
+        END IF;
+        obj := NULL;
+        def := NULL;
+        CASE kind
+            WHEN 'role' THEN
+                SELECT r.oid, pggit.describe_role(r.oid) INTO obj, def FROM pg_roles r WHERE r.rolname = named;
+            WHEN 'database' THEN
+                SELECT d.oid, pggit.describe_database(d.oid) INTO obj, def FROM pg_database d WHERE d.datname = named;
+            WHEN 'tablespace' THEN
+                SELECT t.oid, pggit.describe_tablespace(t.oid) INTO obj, def FROM pg_tablespace t WHERE t.spcname = named;
+            WHEN 'event trigger' THEN
+                SELECT e.oid, pggit.describe_event_trigger(e.oid) INTO obj, def FROM pg_event_trigger e WHERE e.evtname = named;
+            WHEN 'parameter ACL' THEN
+                SELECT p.obj, p.definition INTO obj, def FROM pggit.describe_parameter(named) p;
+            ELSE
+                NULL;
+        END CASE;
+        -- DROP ... IF EXISTS of what was not there.
+        CONTINUE WHEN act = 'DROP' AND NOT pggit.has_deleted(class);
+        n := n + 1;
+        INSERT INTO pggit.changes (action, command_tag, object_type, object_name, object_identity, classid, objid, new_definition,
+                                   aspect, statement_id, sql_executed, captured_by, ordinal)
+        VALUES (act, tag, kind, named, quote_ident(named), class, obj, def, CASE act WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END,
+                (call ->> 'statement')::uuid, query, captured, n);
+    END LOOP;
+    RETURN n;
+END
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
+-- What this transaction wrote
+---------------------------------------------------------------------------------------------------------------------------
+
+-- Whether a visible catalog row is this transaction's own work, after the command number `since`. `top` is the transaction's
+-- number. Subtransactions have higher ones; so have later transactions of others, but if these are visible they are done.
+CREATE FUNCTION pggit.is_ours(row_xmin xid, row_cmin cid, top xid8, since integer) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT age(row_xmin) <= age(top::xid) AND row_cmin::text::bigint > since
+       AND pg_xact_status((top::text::numeric + age(top::xid) - age(row_xmin))::text::xid8) = 'in progress'
+$$;
+
+-- Relations of these names that this transaction made, with what was made along with them: what CREATE TABLE needs, at the
+-- price of a part of it.
+CREATE FUNCTION pggit.created(names name[], top xid8, since integer) RETURNS TABLE (class oid, obj oid)
+LANGUAGE sql STABLE AS $$
+    WITH made AS MATERIALIZED (
+        SELECT c.oid FROM pg_class c WHERE c.relname = ANY (names) AND pggit.is_ours(c.xmin, c.cmin, top, since)
+    )
+    SELECT 'pg_class'::regclass::oid, m.oid FROM made m
+    UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM made m JOIN pg_index i ON i.indrelid = m.oid
+    UNION ALL SELECT 'pg_class'::regclass, d.objid FROM made m JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = m.oid
+                 AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+                 JOIN pg_sequence q ON q.seqrelid = d.objid
+    UNION ALL SELECT 'pg_trigger'::regclass, g.oid FROM made m JOIN pg_trigger g ON g.tgrelid = m.oid AND NOT g.tgisinternal
+$$;
+
+-- Objects in which this transaction changed something: of the relations `rels` (by index), and the functions, types and others
+-- of the names `names`.
+CREATE FUNCTION pggit.touched_near(rels oid[], names name[], top xid8, since integer) RETURNS TABLE (class oid, obj oid)
+LANGUAGE sql STABLE AS $$
+    SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c
+     WHERE c.oid = ANY (rels) AND (
+           pggit.is_ours(c.xmin, c.cmin, top, since)
+        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_attrdef a WHERE a.adrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND pggit.is_ours(k.xmin, k.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_sequence q WHERE q.seqrelid = c.oid AND pggit.is_ours(q.xmin, q.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND c.relkind = 'S'
+                      AND pggit.is_ours(d.xmin, d.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND pggit.is_ours(g.xmin, g.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND pggit.is_ours(w.xmin, w.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_foreign_table f WHERE f.ftrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, since))
+        OR EXISTS (SELECT FROM pg_partitioned_table f WHERE f.partrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, since)))
+    UNION ALL
+    SELECT 'pg_trigger'::regclass, g.oid FROM pg_trigger g WHERE g.tgrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, since)
+    UNION ALL
+    SELECT 'pg_policy'::regclass, g.oid FROM pg_policy g WHERE g.polrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, since)
+    UNION ALL
+    SELECT 'pg_rewrite'::regclass, g.oid FROM pg_rewrite g WHERE g.ev_class = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, since)
+    UNION ALL
+    SELECT 'pg_proc'::regclass, p.oid FROM pg_proc p WHERE p.proname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, since)
+    UNION ALL
+    SELECT 'pg_namespace'::regclass, p.oid FROM pg_namespace p WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, since)
+$$;
+
+-- Relations of these names, with their indexes, partitions, sequences, views: what an ALTER of one may reach.
+CREATE FUNCTION pggit.relations_near(names name[]) RETURNS oid[] LANGUAGE sql STABLE AS $$
+    WITH RECURSIVE r(rel) AS (
+        SELECT c.oid FROM pg_class c WHERE c.relname = ANY (names)
+        UNION
+        SELECT x.oid FROM r, LATERAL (
+            SELECT d.objid FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = r.rel AND d.classid = 'pg_class'::regclass
+            UNION ALL SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = r.rel
+            UNION ALL SELECT i.indrelid FROM pg_index i WHERE i.indexrelid = r.rel) x(oid)
+    )
+    SELECT array_agg(rel) FROM r
+$$;
+
+-- The same without knowing where: every catalog is looked through.
+CREATE FUNCTION pggit.touched(top xid8, since integer) RETURNS TABLE (class oid, obj oid)
+LANGUAGE sql STABLE AS $$
+    SELECT 'pg_class'::regclass::oid, w.rel FROM (
+        SELECT c.oid FROM pg_class c WHERE pggit.is_ours(c.xmin, c.cmin, top, since)
+        UNION SELECT a.attrelid FROM pg_attribute a WHERE pggit.is_ours(a.xmin, a.cmin, top, since)
+        UNION SELECT a.adrelid FROM pg_attrdef a WHERE pggit.is_ours(a.xmin, a.cmin, top, since)
+        UNION SELECT k.conrelid FROM pg_constraint k WHERE pggit.is_ours(k.xmin, k.cmin, top, since)
+        UNION SELECT i.indexrelid FROM pg_index i WHERE pggit.is_ours(i.xmin, i.cmin, top, since)
+        UNION SELECT i.indrelid FROM pg_index i WHERE pggit.is_ours(i.xmin, i.cmin, top, since)
+        UNION SELECT i.inhrelid FROM pg_inherits i WHERE pggit.is_ours(i.xmin, i.cmin, top, since)
+        UNION SELECT q.seqrelid FROM pg_sequence q WHERE pggit.is_ours(q.xmin, q.cmin, top, since)
+        UNION SELECT g.tgrelid FROM pg_trigger g WHERE pggit.is_ours(g.xmin, g.cmin, top, since)
+        UNION SELECT g.ev_class FROM pg_rewrite g WHERE pggit.is_ours(g.xmin, g.cmin, top, since)
+        UNION SELECT f.ftrelid FROM pg_foreign_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, since)
+        UNION SELECT f.partrelid FROM pg_partitioned_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, since)) w(rel)
+    UNION SELECT 'pg_type'::regclass, t.oid FROM pg_type t WHERE pggit.is_ours(t.xmin, t.cmin, top, since)
+    UNION SELECT 'pg_type'::regclass, r.reltype FROM pg_class r WHERE r.relkind = 'c' AND (pggit.is_ours(r.xmin, r.cmin, top, since)
+             OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = r.oid AND pggit.is_ours(a.xmin, a.cmin, top, since)))
+    UNION SELECT 'pg_type'::regclass, e.enumtypid FROM pg_enum e WHERE pggit.is_ours(e.xmin, e.cmin, top, since)
+    UNION SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k WHERE k.contypid <> 0 AND pggit.is_ours(k.xmin, k.cmin, top, since)
+    UNION SELECT 'pg_trigger'::regclass, o.oid FROM pg_trigger o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_policy'::regclass, o.oid FROM pg_policy o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_rewrite'::regclass, o.oid FROM pg_rewrite o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_proc'::regclass, o.oid FROM pg_proc o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_proc'::regclass, o.aggfnoid FROM pg_aggregate o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_namespace'::regclass, o.oid FROM pg_namespace o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_operator'::regclass, o.oid FROM pg_operator o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_opclass'::regclass, o.oid FROM pg_opclass o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_opfamily'::regclass, o.oid FROM pg_opfamily o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_opfamily'::regclass, o.amopfamily FROM pg_amop o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_opfamily'::regclass, o.amprocfamily FROM pg_amproc o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_cast'::regclass, o.oid FROM pg_cast o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_transform'::regclass, o.oid FROM pg_transform o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_collation'::regclass, o.oid FROM pg_collation o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_conversion'::regclass, o.oid FROM pg_conversion o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_statistic_ext'::regclass, o.oid FROM pg_statistic_ext o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_ts_config'::regclass, o.oid FROM pg_ts_config o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_ts_config'::regclass, o.mapcfg FROM pg_ts_config_map o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_ts_dict'::regclass, o.oid FROM pg_ts_dict o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_ts_parser'::regclass, o.oid FROM pg_ts_parser o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_ts_template'::regclass, o.oid FROM pg_ts_template o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_foreign_data_wrapper'::regclass, o.oid FROM pg_foreign_data_wrapper o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_foreign_server'::regclass, o.oid FROM pg_foreign_server o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_publication'::regclass, o.oid FROM pg_publication o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_publication'::regclass, o.prpubid FROM pg_publication_rel o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_language'::regclass, o.oid FROM pg_language o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_extension'::regclass, o.oid FROM pg_extension o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_am'::regclass, o.oid FROM pg_am o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+    UNION SELECT 'pg_default_acl'::regclass, o.oid FROM pg_default_acl o WHERE pggit.is_ours(o.xmin, o.cmin, top, since)
+$$;
+
+-- Whether the history keeps rows for it: not for parts (they stand in their table's or type's definition), not for what the
+-- server makes itself (row and array types, the rules of views, triggers of constraints), not for temporary objects.
+CREATE FUNCTION pggit.is_kept(class oid, obj oid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    -- One small query for each class: one for all of them would start them all.
+    CASE class
+        WHEN 'pg_class'::regclass THEN
+            RETURN EXISTS (SELECT FROM pg_class c WHERE c.oid = obj AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S', 'i', 'I') AND c.relpersistence <> 't'
+                              AND c.relnamespace NOT IN ('pg_toast'::regnamespace, 'pggit'::regnamespace));
+        WHEN 'pg_type'::regclass THEN
+            RETURN EXISTS (SELECT FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+                            WHERE t.oid = obj AND t.typtype <> 'm' AND (t.typrelid = 0 OR c.relkind = 'c') AND t.typnamespace <> 'pggit'::regnamespace
+                              AND NOT EXISTS (SELECT FROM pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid));
+        WHEN 'pg_trigger'::regclass THEN
+            RETURN EXISTS (SELECT FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
+                            WHERE g.oid = obj AND NOT g.tgisinternal AND c.relpersistence <> 't' AND c.relnamespace <> 'pggit'::regnamespace);
+        WHEN 'pg_policy'::regclass THEN
+            RETURN EXISTS (SELECT FROM pg_policy g JOIN pg_class c ON c.oid = g.polrelid WHERE g.oid = obj AND c.relpersistence <> 't');
+        WHEN 'pg_rewrite'::regclass THEN
+            RETURN EXISTS (SELECT FROM pg_rewrite g JOIN pg_class c ON c.oid = g.ev_class
+                            WHERE g.oid = obj AND g.rulename <> '_RETURN' AND c.relpersistence <> 't');
+        WHEN 'pg_statistic_ext'::regclass THEN
+            RETURN EXISTS (SELECT FROM pg_statistic_ext x JOIN pg_class c ON c.oid = x.stxrelid WHERE x.oid = obj AND c.relpersistence <> 't');
+        WHEN 'pg_proc'::regclass THEN
+            RETURN EXISTS (SELECT FROM pg_proc p WHERE p.oid = obj AND p.pronamespace <> 'pggit'::regnamespace
+                              AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = obj AND d.deptype = 'i'));
+        WHEN 'pg_cast'::regclass THEN
+            RETURN NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = obj AND d.deptype = 'i');
+        ELSE
+            RETURN class NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass, 'pg_amop'::regclass, 'pg_amproc'::regclass,
+                                 'pg_publication_rel'::regclass);
+    END CASE;
+END
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
+-- Notes from one call to the next, in the transaction's settings: these are undone with it
+---------------------------------------------------------------------------------------------------------------------------
+
+-- Signed for this transaction, so that nobody else's are believed.
+CREATE FUNCTION pggit.note_signature(content text, secret bytea) RETURNS text LANGUAGE sql VOLATILE
+RETURN pg_catalog.encode(pg_catalog.sha256(secret || pg_catalog.convert_to(pg_catalog.pg_current_xact_id()::text || ' ' || content, 'UTF8')), 'hex');
+
+CREATE FUNCTION pggit.note(name text, content text, secret bytea) RETURNS void LANGUAGE sql VOLATILE
+RETURN pg_catalog.set_config('pggit.' || name, coalesce(pggit.note_signature(content, secret) || content, ''), true);
+
+CREATE FUNCTION pggit.noted(name text, secret bytea) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    kept text := current_setting('pggit.' || name, true);
+BEGIN
+    RETURN CASE WHEN length(kept) > 64 AND left(kept, 64) = pggit.note_signature(substr(kept, 65), secret) THEN substr(kept, 65) END;
+END
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
+-- What a statement may drop
+---------------------------------------------------------------------------------------------------------------------------
+
+-- Every object with one of these names, whatever it is: which of them the statement meant shows afterwards.
+CREATE FUNCTION pggit.objects_named(names name[]) RETURNS TABLE (class oid, obj oid)
+LANGUAGE sql STABLE AS $$
+    SELECT 'pg_class'::regclass::oid, oid FROM pg_class WHERE relname = ANY (names)
+    UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type WHERE typname = ANY (names)
+    UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc WHERE proname = ANY (names)
+    UNION ALL SELECT 'pg_namespace'::regclass, oid FROM pg_namespace WHERE nspname = ANY (names)
+    UNION ALL SELECT 'pg_trigger'::regclass, oid FROM pg_trigger WHERE tgname = ANY (names)
+    UNION ALL SELECT 'pg_policy'::regclass, oid FROM pg_policy WHERE polname = ANY (names)
+    UNION ALL SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite WHERE rulename = ANY (names)
+    UNION ALL SELECT 'pg_operator'::regclass, oid FROM pg_operator WHERE oprname = ANY (names)
+    UNION ALL SELECT 'pg_opclass'::regclass, oid FROM pg_opclass WHERE opcname = ANY (names)
+    UNION ALL SELECT 'pg_opfamily'::regclass, oid FROM pg_opfamily WHERE opfname = ANY (names)
+    UNION ALL SELECT 'pg_collation'::regclass, oid FROM pg_collation WHERE collname = ANY (names)
+    UNION ALL SELECT 'pg_conversion'::regclass, oid FROM pg_conversion WHERE conname = ANY (names)
+    UNION ALL SELECT 'pg_statistic_ext'::regclass, oid FROM pg_statistic_ext WHERE stxname = ANY (names)
+    UNION ALL SELECT 'pg_ts_config'::regclass, oid FROM pg_ts_config WHERE cfgname = ANY (names)
+    UNION ALL SELECT 'pg_ts_dict'::regclass, oid FROM pg_ts_dict WHERE dictname = ANY (names)
+    UNION ALL SELECT 'pg_ts_parser'::regclass, oid FROM pg_ts_parser WHERE prsname = ANY (names)
+    UNION ALL SELECT 'pg_ts_template'::regclass, oid FROM pg_ts_template WHERE tmplname = ANY (names)
+    UNION ALL SELECT 'pg_extension'::regclass, oid FROM pg_extension WHERE extname = ANY (names)
+    UNION ALL SELECT 'pg_foreign_data_wrapper'::regclass, oid FROM pg_foreign_data_wrapper WHERE fdwname = ANY (names)
+    UNION ALL SELECT 'pg_foreign_server'::regclass, oid FROM pg_foreign_server WHERE srvname = ANY (names)
+    UNION ALL SELECT 'pg_publication'::regclass, oid FROM pg_publication WHERE pubname = ANY (names)
+    UNION ALL SELECT 'pg_subscription'::regclass, oid FROM pg_subscription WHERE subname = ANY (names)
+    UNION ALL SELECT 'pg_language'::regclass, oid FROM pg_language WHERE lanname = ANY (names)
+    UNION ALL SELECT 'pg_am'::regclass, oid FROM pg_am WHERE amname = ANY (names)
+    -- User mappings are named by their server.
+    UNION ALL SELECT 'pg_user_mapping'::regclass, umid FROM pg_user_mappings WHERE srvname = ANY (names)
+$$;
+
+-- With what depends on them, and what they are a part of. Without names (DROP CAST, DROP OWNED): everything of the users'.
+CREATE FUNCTION pggit.droppable(names name[]) RETURNS TABLE (class oid, obj oid)
+LANGUAGE sql STABLE AS $$
+    WITH RECURSIVE r(class, obj) AS (
+        (SELECT n.class, n.obj FROM pggit.objects_named(names) n WHERE n.obj >= 16384
+         UNION ALL SELECT d.classid, d.objid FROM pg_depend d WHERE names IS NULL AND d.objid >= 16384)
+        UNION
+        SELECT x.class, x.obj FROM r, LATERAL (
+            SELECT d.classid, d.objid FROM pg_depend d WHERE d.refclassid = r.class AND d.refobjid = r.obj AND d.objid >= 16384
+            UNION ALL
+            -- The rule of a view, the parts of a type: dropping them drops the whole.
+            SELECT d.refclassid, d.refobjid FROM pg_depend d
+             WHERE d.classid = r.class AND d.objid = r.obj AND d.deptype = 'i' AND d.refobjid >= 16384) x(class, obj)
+    )
+    SELECT r.class, r.obj FROM r
+$$;
+
+-- Notes what may go, and what may lose a part by it (a table its foreign key, a publication its table), for the call behind
+-- the statement. In the transaction's settings: those are undone with it.
+CREATE FUNCTION pggit.note_droppable(names text[], secret bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    objects text;
+    wholes jsonb;
+BEGIN
+    WITH near AS MATERIALIZED (
+        SELECT d.class, d.obj FROM pggit.droppable(names::name[]) d
+    )
+    SELECT (SELECT jsonb_agg(jsonb_build_array(d.class, d.obj, i.type, s.nspname, coalesce(t.typname::text, a.object_names[array_length(a.object_names, 1)]),
+                                               i.identity, s.oid))
+              FROM near d
+              CROSS JOIN LATERAL pg_identify_object(d.class, d.obj, 0) i
+              CROSS JOIN LATERAL pg_identify_object_as_address(d.class, d.obj, 0) a
+              LEFT JOIN pg_type t ON d.class = 'pg_type'::regclass AND t.oid = d.obj
+              LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] AND d.class <> 'pg_namespace'::regclass
+                                               ELSE s.oid = t.typnamespace END
+             WHERE pggit.is_kept(d.class, d.obj) AND i.identity IS NOT NULL
+               AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = d.class AND m.objid = d.obj AND m.objsubid = 0 AND m.deptype = 'e')),
+           (SELECT jsonb_agg(DISTINCT jsonb_build_array(w.class, w.obj))
+              FROM near d, LATERAL (
+                  SELECT 'pg_class'::regclass::oid, k.conrelid FROM pg_constraint k
+                   WHERE d.class = 'pg_constraint'::regclass AND k.oid = d.obj AND k.conrelid <> 0
+                  UNION ALL SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k
+                   WHERE d.class = 'pg_constraint'::regclass AND k.oid = d.obj AND k.contypid <> 0
+                  UNION ALL SELECT 'pg_publication'::regclass, p.prpubid FROM pg_publication_rel p
+                   WHERE d.class = 'pg_publication_rel'::regclass AND p.oid = d.obj
+                  UNION ALL SELECT 'pg_opfamily'::regclass, o.opcfamily FROM pg_opclass o
+                   WHERE d.class = 'pg_opclass'::regclass AND o.oid = d.obj) w(class, obj))
+      INTO objects, wholes;
+    PERFORM pggit.note('droppable', objects, secret), pggit.note('wholes', wholes::text, secret);
+END
+$$;
+
+---------------------------------------------------------------------------------------------------------------------------
+-- The call
+---------------------------------------------------------------------------------------------------------------------------
+
+-- What changed in this database since the last call in this transaction, and what went of what was noted.
+CREATE FUNCTION pggit.record_found(call jsonb, query text, secret bytea) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    tag text := call ->> 'tag';
+    act text := upper(call ->> 'action');
+    kind text := call ->> 'type';
+    statement uuid := (call ->> 'statement')::uuid;
+    names text[] := (SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o WHERE o ->> 1 <> '*');
+    top xid8 := pg_current_xact_id();
+    since integer := coalesce(pggit.noted('since', secret)::integer, -1);
+    droppable jsonb := pggit.noted('droppable', secret);
+    wholes jsonb := pggit.noted('wholes', secret);
+    rels oid[];
+    classes oid[];
+    objects oid[];
+    done bigint := 0;
+    more bigint;
+    last integer;
+BEGIN
+    IF droppable IS NOT NULL THEN
+        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                                   namespace, statement_id, sql_executed, captured_by, ordinal)
+        SELECT 'DROP', tag, d ->> 2, d ->> 3, d ->> 4, d ->> 5, (d ->> 0)::oid, (d ->> 1)::oid, (d ->> 6)::oid, statement, query, 'inject',
+               row_number() OVER ()
+          FROM jsonb_array_elements(droppable) d
+         WHERE (pg_identify_object((d ->> 0)::oid, (d ->> 1)::oid, 0)).identity IS NULL;
+        GET DIAGNOSTICS done = ROW_COUNT;
+    END IF;
+
+    IF names IS NOT NULL AND tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'EXPLAIN') THEN
+        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.created(names::name[], top, since) t;
+    ELSIF names IS NOT NULL AND act <> 'RENAME'
+          AND tag IN ('CREATE VIEW', 'CREATE INDEX', 'CREATE SEQUENCE', 'CREATE FUNCTION', 'ALTER FUNCTION', 'ALTER TABLE', 'ALTER INDEX',
+                      'ALTER VIEW', 'ALTER SEQUENCE') THEN
+        rels := pggit.relations_near(names::name[]);
+        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, since) t;
+    ELSE
+        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched(top, since) t;
+    END IF;
+    IF wholes IS NOT NULL THEN
+        SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects FROM jsonb_array_elements(wholes) w;
+    END IF;
+    IF wholes IS NOT NULL OR droppable IS NOT NULL THEN
+        PERFORM pggit.note('droppable', NULL, secret), pggit.note('wholes', NULL, secret);
+    END IF;
+    WITH made AS (
+        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                                   namespace, new_definition, shape, affected, statement_id, sql_executed, captured_by, ordinal)
+        SELECT 'ALTER', tag, f.type, f.schema_name, f.name, f.identity, f.class, f.obj, f.namespace, f.definition, f.shape, true, statement,
+               query, 'inject', done + f.n
+          FROM pggit.found(classes, objects) f
+        RETURNING cmin
+    )
+    SELECT count(*), max(cmin::text::integer) INTO more, last FROM made;
+    done := done + more;
+
+    -- What has no definition that could show it.
+    IF act IN ('GRANT', 'REVOKE', 'COMMENT', 'SECURITY') OR tag IN ('ALTER DEFAULT PRIVILEGES', 'REINDEX') THEN
+        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, objsubid, aspect,
+                                   new_definition, statement_id, sql_executed, captured_by, ordinal)
+        SELECT coalesce(act, tag), tag, coalesce(kind, lower(tag)), o.entry ->> 0, o.entry ->> 1,
+               coalesce(c.identity, concat_ws('.', quote_ident(o.entry ->> 0), quote_ident(o.entry ->> 1))), c.class, c.obj, coalesce(c.sub, 0),
+               CASE act WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END, c.text, statement, query, 'inject', done + o.n
+          FROM jsonb_array_elements(CASE WHEN jsonb_array_length(call -> 'objects') = 0 THEN '[[null, null]]'::jsonb ELSE call -> 'objects' END)
+                   WITH ORDINALITY AS o(entry, n)
+          LEFT JOIN LATERAL pggit.comment_made(act, top, since) c ON true;
+        GET DIAGNOSTICS more = ROW_COUNT;
+        done := done + more;
+    END IF;
+
+    -- The next call looks only at what comes after this one.
+    IF last IS NOT NULL THEN
+        PERFORM pggit.note('since', last::text, secret);
+    END IF;
+    RETURN done;
+END
+$$;
+
+-- Found objects as rows: described, without members of extensions and what is temporary.
+CREATE FUNCTION pggit.found(classes oid[], objects oid[])
+RETURNS TABLE (class oid, obj oid, type text, schema_name text, name text, identity text, namespace oid, definition text, shape jsonb, n bigint)
+LANGUAGE sql STABLE AS $$
+    SELECT u.class, u.obj, i.type, s.nspname::text, coalesce(t.typname::text,
+               CASE WHEN u.class IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN i.identity ELSE a.object_names[array_length(a.object_names, 1)] END),
+           i.identity, s.oid, d.definition, d.shape, row_number() OVER (ORDER BY u.obj)
+      FROM (SELECT DISTINCT w.class, w.obj FROM unnest(classes, objects) w(class, obj)) u
+      CROSS JOIN LATERAL pg_identify_object(u.class, u.obj, 0) i
+      CROSS JOIN LATERAL pg_identify_object_as_address(u.class, u.obj, 0) a
+      LEFT JOIN pg_type t ON u.class = 'pg_type'::regclass AND t.oid = u.obj
+      LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] AND u.class <> 'pg_namespace'::regclass
+                                       ELSE s.oid = t.typnamespace END
+      CROSS JOIN LATERAL pggit.describe(u.class, u.obj) d
+     WHERE i.identity IS NOT NULL AND a.object_names[1] IS DISTINCT FROM 'pg_temp' AND pggit.is_kept(u.class, u.obj)
+       AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = u.class AND m.objid = u.obj AND m.objsubid = 0 AND m.deptype = 'e')
+$$;
+
+-- The comment that COMMENT made; none where it took one away.
+CREATE FUNCTION pggit.comment_made(act text, top xid8, since integer) RETURNS TABLE (class oid, obj oid, sub integer, text text, identity text)
+LANGUAGE sql STABLE AS $$
+    SELECT d.classoid, d.objoid, d.objsubid, d.description, (pg_identify_object(d.classoid, d.objoid, d.objsubid)).identity
+      FROM pg_description d WHERE act = 'COMMENT' AND pggit.is_ours(d.xmin, d.cmin, top, since)
+$$;
+
+CREATE PROCEDURE pggit.companion(payload text, signature text, sql text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+    secret bytea := (SELECT k.key FROM pggit.companion_key k);
+    call jsonb;
+    query text;
+    shared boolean;
+BEGIN
+    IF encode(sha256(substring(secret, 33) || sha256(substring(secret, 1, 32) || convert_to(payload, 'UTF8'))), 'hex') IS DISTINCT FROM signature THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'only pggit-proxy may record changes';
+    END IF;
+    call := payload::jsonb;
+    PERFORM pggit.reset_context();
+    IF call ->> 'session' IS DISTINCT FROM current_setting('pggit.session', true) THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'this call was signed for another session';
+    END IF;
+    IF call ->> 'phase' = 'before' THEN
+        PERFORM pggit.note_droppable((SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o
+                                       HAVING bool_and(o ->> 1 <> '*')), secret);
+        RETURN;
+    END IF;
+    query := CASE WHEN sql IS NULL THEN pggit.client_query() ELSE pggit.kept_query(sql) END;
+    shared := call ->> 'type' IN ('role', 'database', 'tablespace', 'event trigger', 'parameter ACL')
+              AND call ->> 'tag' NOT IN ('REASSIGN OWNED', 'DROP OWNED');
+    IF shared THEN
+        PERFORM pggit.record_shared(call, query, 'inject');
+    ELSE
+        PERFORM pggit.record_found(call, query, secret);
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE pggit.companion(text, text, text) IS 'Records a statement of a proxied client, in its transaction. Only the proxy can sign its calls.';
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
+REVOKE ALL ON ALL PROCEDURES IN SCHEMA pggit FROM PUBLIC;
+-- It runs as whoever the client is just then.
+GRANT USAGE ON SCHEMA pggit TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE pggit.companion(text, text, text) TO PUBLIC;
