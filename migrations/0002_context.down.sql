@@ -9,7 +9,6 @@ DROP FUNCTION pggit.current_commit();
 DROP FUNCTION pggit.client_port();
 DROP FUNCTION pggit.client_addr();
 DROP FUNCTION pggit.address_of(text);
-DROP FUNCTION pggit.reset_context();
 DROP FUNCTION pggit.current_session();
 DROP FUNCTION pggit.current_branch();
 DROP FUNCTION pggit.default_branch();

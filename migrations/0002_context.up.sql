@@ -18,18 +18,6 @@ RETURN CASE WHEN pg_catalog.current_setting('pggit.session', true)
                  ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
             THEN pg_catalog.current_setting('pggit.session', true)::uuid END;
 
--- Takes back what a client made of the proxy's settings in the meantime (with a computed name, say): a reset brings the value
--- that the session began with. What a connection that goes round the proxy says of its branch is its own affair.
-CREATE FUNCTION pggit.reset_context() RETURNS void LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-    RESET pggit.session;
-    RESET pggit.client;
-    IF pg_catalog.current_setting('pggit.session', true) <> '' THEN
-        RESET pggit.branch;
-    END IF;
-END
-$$;
-
 -- The address in `1.2.3.4:567` or `[::1]:567`. The patterns accept only what the type inet accepts, so that an odd text
 -- gives NULL instead of an error.
 CREATE FUNCTION pggit.address_of(client text) RETURNS inet LANGUAGE sql IMMUTABLE

@@ -8,6 +8,7 @@ DROP FUNCTION pggit.record_baseline();
 DROP FUNCTION pggit.record_drop();
 DROP FUNCTION pggit.before_ddl();
 DROP FUNCTION pggit.record_ddl();
+DROP FUNCTION pggit.begin_recording();
 DROP FUNCTION pggit.is_migrating();
 DROP FUNCTION pggit.enter_extension(integer);
 DROP FUNCTION pggit.extension_depth();

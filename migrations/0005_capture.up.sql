@@ -55,6 +55,31 @@ CREATE FUNCTION pggit.is_migrating() RETURNS boolean LANGUAGE sql STABLE
 RETURN coalesce(pg_catalog.current_setting('pggit.migration', true), '') = 'on' AND SESSION_USER = CURRENT_USER
        AND pggit.current_session() IS NULL;
 
+-- What every recording in a client's transaction begins with.
+--
+-- Takes back what the client made of the proxy's settings in the meantime (with a computed name, say): a reset brings the
+-- value that the session began with. What a connection that goes round the proxy says of its branch is its own affair.
+--
+-- And waits for the history's table, should somebody hold a lock on it, but not for ever: for as long as the proxy says, or
+-- less if the client says so for itself.
+CREATE FUNCTION pggit.begin_recording() RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    own text := current_setting('lock_timeout');
+    bound text := coalesce(nullif(current_setting('pggit.timeout', true), ''), '5s');
+BEGIN
+    RESET pggit.session;
+    RESET pggit.client;
+    IF current_setting('pggit.session', true) <> '' THEN
+        RESET pggit.branch;
+    END IF;
+    IF own = '0' OR own::interval > bound::interval THEN
+        PERFORM set_config('lock_timeout', bound, true);
+        LOCK TABLE pggit.changes IN ROW EXCLUSIVE MODE;
+        PERFORM set_config('lock_timeout', own, true);
+    END IF;
+END
+$$;
+
 -- The settings besides search_path are for speed: every lookup here is for one object, by index; a plan made once serves. For
 -- speed too, what most commands need is one query here, one in the printer and the INSERT, with few assignments between them:
 -- each of those costs a part of what CREATE TABLE itself costs.
@@ -77,7 +102,7 @@ BEGIN
     IF tg_tag LIKE 'DROP %' AND tg_tag <> 'DROP OWNED' THEN
         RETURN;
     END IF;
-    PERFORM pggit.reset_context();
+    PERFORM pggit.begin_recording();
     -- An extension is one change, with its version; what its script makes belongs to it.
     FOR o IN
         SELECT e.classid, e.objid, e.objsubid, e.command_tag, e.object_type, e.schema_name, e.object_identity,
@@ -250,7 +275,7 @@ DECLARE
     objects oid[];
     n integer;
 BEGIN
-    PERFORM pggit.reset_context();
+    PERFORM pggit.begin_recording();
     -- The common case: one function, or one relation with nothing but its own parts, its indexes and its sequences. The
     -- statement after this one gives the same rows, at several times the cost: planned and started with all its branches.
     IF members IS NULL AND NOT migrating AND pggit.extension_depth() = 0

@@ -421,7 +421,7 @@ BEGIN
                                                ELSE s.oid = t.typnamespace END
              WHERE pggit.is_kept(d.class, d.obj) AND i.identity IS NOT NULL
                AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = d.class AND m.objid = d.obj AND m.objsubid = 0 AND m.deptype = 'e')),
-           (SELECT jsonb_agg(DISTINCT jsonb_build_array(w.class, w.obj))
+           (SELECT jsonb_agg(jsonb_build_array(w.class, w.obj, d.class, d.obj))
               FROM near d, LATERAL (
                   SELECT 'pg_class'::regclass::oid, k.conrelid FROM pg_constraint k
                    WHERE d.class = 'pg_constraint'::regclass AND k.oid = d.obj AND k.conrelid <> 0
@@ -481,7 +481,8 @@ BEGIN
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched(top, since) t;
     END IF;
     IF wholes IS NOT NULL THEN
-        SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects FROM jsonb_array_elements(wholes) w;
+        SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects
+          FROM jsonb_array_elements(wholes) w WHERE (pg_identify_object((w ->> 2)::oid, (w ->> 3)::oid, 0)).identity IS NULL;
     END IF;
     IF wholes IS NOT NULL OR droppable IS NOT NULL THEN
         PERFORM pggit.note('droppable', NULL, secret), pggit.note('wholes', NULL, secret);
@@ -557,7 +558,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'only pggit-proxy may record changes';
     END IF;
     call := payload::jsonb;
-    PERFORM pggit.reset_context();
+    PERFORM pggit.begin_recording();
     IF call ->> 'session' IS DISTINCT FROM current_setting('pggit.session', true) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'this call was signed for another session';
     END IF;

@@ -209,7 +209,6 @@ fn password_file_is_found_beside_the_file() {
 #[test]
 fn what_this_version_cannot_do_is_said() {
     for (text, word) in [
-        ("[history]\ncapture = \"inject\"", "inject"),
         ("[auth]\nmode = \"scram\"", "scram"),
         ("[[rule]]\nname = \"a\"\naction = \"queue\"", "queue"),
         ("[[rule]]\nname = \"a\"\naction = \"reroute\"", "reroute"),

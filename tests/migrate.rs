@@ -134,14 +134,21 @@ fn what_somebody_keeps_in_the_schema_survives_its_removal() {
 }
 
 #[test]
-fn a_plain_role_is_told_what_it_needs() {
+fn a_plain_role_does_without_event_triggers() {
     for version in versions() {
         let server = PgServer::shared(version);
         let database = server.unique_database("plain");
         let role = format!("{database}_role");
         server.psql(&database, &format!("create role {role} login; grant create on database {database} to {role}"));
-        let error = migrate_fails(&["up"], &format!("postgres://{role}@{}/{database}", server.address));
+        let url = format!("postgres://{role}@{}/{database}", server.address);
+        let error = migrate_fails(&["up", "--capture", "trigger"], &url);
         assert!(error.contains("cannot install event triggers") && error.contains("superuser"), "{error}");
+        assert_eq!(objects(server, &database), "");
+        // Left to itself it does without, and says what that means.
+        let up = migrate_ok(&["up"], &url);
+        assert!(up.contains("capture is inject") && up.contains("there are no event triggers"), "{up}");
+        assert_eq!(server.psql(&database, "select pggit.capture_mode(), count(*) from pg_event_trigger"), "inject|0");
+        assert!(migrate_ok(&["down", "--to", "0"], &url).contains("schema pggit is removed"));
         assert_eq!(objects(server, &database), "");
     }
 }

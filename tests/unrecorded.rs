@@ -197,7 +197,7 @@ fn an_unmigrated_repository_never_hangs_anybody() {
 fn a_change_that_the_triggers_cannot_record_is_undone_and_told_as_ours() {
     for version in versions() {
         let server = PgServer::shared(version);
-        let (database, proxy) = repository(server, "");
+        let (database, proxy) = repository(server, SHORT);
         let sql = |sql: &str| server.psql(&database, sql);
         let mut client = proxy.connect(&database);
         client.rows("create table t (a int)");
@@ -235,6 +235,7 @@ fn a_change_that_the_triggers_cannot_record_is_undone_and_told_as_ours() {
         // The history's table is locked by somebody, and the client does not wait for ever.
         let mut holder = Wire::connect(server.address, &[("user", "postgres"), ("database", &database)]);
         holder.rows("begin; lock table pggit.changes in access exclusive mode");
+        assert_eq!(code(&client.error("create table locked ()")), "PG003", "within the configured time");
         client.rows("set lock_timeout = '100ms'");
         let error = client.error("create table locked ()");
         assert_eq!(code(&error), "PG003");

@@ -181,6 +181,7 @@ async fn start(
     });
     startup.set("pggit.session", facts.id.to_string());
     startup.set("pggit.client", peer.to_string());
+    startup.set("pggit.timeout", format!("{}ms", shared.config.load().history.timeout.as_millis()));
     if let Some(branch) = &facts.branch {
         startup.set("pggit.branch", branch.as_bytes());
     }

@@ -89,10 +89,11 @@ pub fn split(text: &[u8]) -> Vec<Range<usize>> {
     scan::split(text)
 }
 
-/// The lower-cased names of functions of a schema that a text calls by their qualified name: `schema.name(`. By the lexical
-/// rules alone; strings and comments are not looked into.
-pub fn called_functions<'a>(text: &'a [u8], schema: &'a str) -> impl Iterator<Item = String> + 'a {
-    scan::called_functions(text, schema)
+/// The lower-cased names of functions of the schema `pggit` that a text calls by their qualified name: `pggit.name(`. By the
+/// lexical rules alone; strings and comments are not looked into.
+pub fn called_functions(text: &[u8]) -> impl Iterator<Item = String> + '_ {
+    let text = if prefilter::contains(text, b"pggit") { text } else { b"" };
+    scan::called_functions(text, "pggit")
 }
 
 /// The class of a statement, as rules and metrics name it.

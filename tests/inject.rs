@@ -1,0 +1,299 @@
+//! What event triggers do not report, and everything where there are none: calls that the proxy adds to its clients'
+//! statements. That clients do not notice is shown by `transparency.rs`, which runs in both modes; this is what is recorded.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use support::wire::{bind, close, execute, extended, parse, query, sync};
+use support::{Pg, PgServer, Proxy, Wire, migrate, versions};
+
+/// A database, its recorder's role, and the proxy in front.
+struct Place {
+    server: &'static PgServer,
+    database: String,
+    proxy: Proxy,
+}
+
+impl Place {
+    /// The recorder is a plain role without any rights but on its own database.
+    fn without_triggers(version: Pg) -> Self {
+        let server = PgServer::shared(version);
+        let database = server.unique_database("inject");
+        let role = format!("{database}_recorder");
+        server.psql("postgres", &format!("create role {role} login; alter database {database} owner to {role}"));
+        let url = format!("postgres://{role}@{}/{database}", server.address);
+        let output = support::proxy::run(&["migrate", "up", "--database-url", &url]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let config = format!("[upstream]\ndbname = \"{database}\"\nuser = \"{role}\"\n");
+        Self { server, database, proxy: Proxy::start(server, &config) }
+    }
+
+    fn with_triggers(version: Pg) -> Self {
+        let server = PgServer::shared(version);
+        let database = server.unique_database("triggers");
+        migrate(server, &database);
+        let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n"));
+        Self { server, database, proxy }
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        self.server.psql(&self.database, sql)
+    }
+
+    fn client(&self) -> Wire {
+        self.proxy.connect(&self.database)
+    }
+
+    /// `CREATE table public.t` lines since the last call.
+    fn news(&self, seen: &mut usize) -> Vec<String> {
+        let all = self.sql(
+            "select concat_ws(' ', change_type, object_type, object_identity) from pggit.history \
+             where change_type <> 'BASELINE' order by created_at, ordinal",
+        );
+        let new: Vec<String> = all.lines().skip(*seen).map(str::to_owned).collect();
+        *seen += new.len();
+        new
+    }
+}
+
+/// What a statement leaves in the history without event triggers; in order.
+const CHANGES: &[(&str, &[&str])] = &[
+    ("create table t (a int primary key, b text)", &["CREATE table public.t", "CREATE index public.t_pkey"]),
+    ("create table if not exists t (a int)", &[]),
+    ("alter table t add c int default 5", &["ALTER table public.t"]),
+    ("create index on t (b)", &["CREATE index public.t_b_idx"]),
+    ("create view v as select a from t", &["CREATE view public.v"]),
+    ("create or replace view v as select a, b from t", &["ALTER view public.v"]),
+    ("create table u (x int references t)", &["CREATE table public.u"]),
+    ("comment on table t is 'hello'", &["COMMENT table public.t"]),
+    ("create function f(i int) returns int language sql as 'select 1'", &["CREATE function public.f(integer)"]),
+    ("create temp table passing (a int)", &[]),
+    ("drop table passing", &[]),
+    ("analyze t", &[]),
+    ("insert into t select i from generate_series(1, 100) i", &[]),
+    ("alter table t rename to t2", &["RENAME table public.t2"]),
+    (
+        "alter table t2 drop column b cascade",
+        &["DROP index public.t_b_idx", "DROP view public.v", "ALTER table public.t2"],
+    ),
+    ("drop table t2 cascade", &["DROP table public.t2", "DROP index public.t_pkey", "ALTER table public.u"]),
+    ("drop table if exists nothing", &[]),
+    (
+        "create schema s create table inner_one (z int unique)",
+        &["CREATE schema s", "CREATE table s.inner_one", "CREATE index s.inner_one_z_key"],
+    ),
+    ("drop schema s cascade", &["DROP schema s", "DROP table s.inner_one", "DROP index s.inner_one_z_key"]),
+    ("create type mood as enum ('a')", &["CREATE type public.mood"]),
+    ("alter type mood add value 'b'", &["ALTER type public.mood"]),
+    ("create domain d as int check (value > 0)", &["CREATE type public.d"]),
+    ("create sequence q", &["CREATE sequence public.q"]),
+    ("select nextval('q')", &[]),
+    ("grant select on u to public", &["GRANT table u"]),
+    ("explain analyze create table ex as select 1 as i", &["CREATE table public.ex"]),
+    ("select 1 as i into si", &["CREATE table public.si"]),
+    ("create table p (a int) partition by range (a)", &["CREATE table public.p"]),
+    ("create table p1 partition of p for values from (0) to (9)", &["CREATE table public.p1"]),
+    ("alter table p add column b text", &["ALTER table public.p", "ALTER table public.p1"]),
+    ("drop table p", &["DROP table public.p", "DROP table public.p1"]),
+];
+
+fn sorted(rows: &[impl AsRef<str>]) -> Vec<String> {
+    let mut rows: Vec<String> = rows.iter().map(|row| row.as_ref().to_owned()).collect();
+    rows.sort();
+    rows
+}
+
+#[test]
+fn every_statement_leaves_its_rows_and_no_others() {
+    for version in versions() {
+        for protocol in ["simple", "extended", "named"] {
+            let it = Place::without_triggers(version);
+            let mut client = it.client();
+            let mut seen = 0;
+            for (sql, wanted) in CHANGES {
+                match protocol {
+                    "simple" => drop(client.rows(sql)),
+                    "extended" => {
+                        client.send(&extended(sql, &[]));
+                        let reply = client.read_until_ready();
+                        assert!(reply.iter().all(|message| message.tag != b'E'), "{sql}: {reply:?}");
+                    }
+                    _ => {
+                        client.send(&[parse("s", sql, &[]), sync()].concat());
+                        client.read_until_ready();
+                        client.send(&[bind("p", "s", &[]), execute("p", 0), close(b'S', "s"), sync()].concat());
+                        let reply = client.read_until_ready();
+                        assert!(reply.iter().all(|message| message.tag != b'E'), "{sql}: {reply:?}");
+                    }
+                }
+                assert_eq!(sorted(&it.news(&mut seen)), sorted(wanted), "{sql}, {protocol}, {version:?}");
+            }
+            assert_eq!(client.value("select count(*) from pg_prepared_statements"), "0");
+            let context = "select count(*) from pggit.history where change_type <> 'BASELINE' and \
+                           (captured_by <> 'inject' or not via_proxy or statement_id is null or sql_executed is null or sql_executed ~ 'companion')";
+            assert_eq!(it.sql(context), "0");
+        }
+    }
+}
+
+#[test]
+fn what_is_rolled_back_leaves_no_row() {
+    for version in versions() {
+        let it = Place::without_triggers(version);
+        let mut client = it.client();
+        let mut seen = 0;
+        client.rows("begin; create table a (); rollback");
+        client
+            .rows("begin; create table b (); savepoint s; create table c (); rollback to s; create table d (); commit");
+        client.error("create table e (); create table f (); select 1/0");
+        client.rows("create table g (i int primary key, k int references g deferrable initially deferred)");
+        client.error("begin; create table h (); insert into g values (1, 2); commit");
+        assert_eq!(client.value("select 1"), "1");
+        // Pipelined: the second batch fails at its end.
+        let batch =
+            [extended_without_sync("create table j ()"), extended_without_sync("insert into g values (3, 4)"), sync()];
+        client.send(&batch.concat());
+        client.read_until_ready();
+        client.send(
+            &[extended_without_sync("create table k ()"), extended_without_sync("create table l ()"), sync()].concat(),
+        );
+        client.read_until_ready();
+        let wanted = [
+            "CREATE table public.b",
+            "CREATE table public.d",
+            "CREATE table public.g",
+            "CREATE index public.g_pkey",
+            "CREATE table public.k",
+            "CREATE table public.l",
+        ];
+        assert_eq!(sorted(&it.news(&mut seen)), sorted(&wanted), "{version:?}");
+        assert_eq!(it.sql("select count(distinct commit_id) from pggit.changes where action <> 'BASELINE'"), "3");
+    }
+}
+
+fn extended_without_sync(sql: &str) -> Vec<u8> {
+    [parse("", sql, &[]), bind("", "", &[]), execute("", 0)].concat()
+}
+
+#[test]
+fn the_sessions_own_state_stays() {
+    for version in versions() {
+        let it = Place::without_triggers(version);
+        let mut client = it.client();
+        client.rows("create table t (a serial)");
+        client.rows("insert into t default values");
+        let before = client.value("select lastval()");
+        client.rows("create table u (a int)");
+        assert_eq!(client.value("select lastval()"), before);
+        // The unnamed statement and a suspended portal survive a change.
+        client.rows("begin");
+        client.send(&[parse("", "select 7", &[]), sync()].concat());
+        client.read_until_ready();
+        client.send(
+            &[parse("ddl", "create table w ()", &[]), bind("ddl", "ddl", &[]), execute("ddl", 0), sync()].concat(),
+        );
+        client.read_until_ready();
+        client.send(&[bind("", "", &[]), execute("", 0), sync()].concat());
+        let reply = client.read_until_ready();
+        assert!(reply.iter().any(|message| message.tag == b'D' && message.body.ends_with(b"7")), "{reply:?}");
+        client.rows("commit");
+        assert_eq!(client.value("select string_agg(name, ',') from pg_prepared_statements"), "ddl");
+        // Whatever the client did to its surroundings.
+        client.rows("set standard_conforming_strings = off; set search_path = ''; set default_transaction_isolation = 'serializable'");
+        client.rows("create table public.o (a text default E'\\\\')");
+        client.rows("set session characteristics as transaction read write; set client_encoding = 'LATIN1'");
+        client.send(&query("create table public.p_unusual (a int)"));
+        assert!(client.read_until_ready().iter().all(|message| message.tag != b'E'));
+        let names = it.sql("select string_agg(object_name, ',' order by created_at, ordinal) from pggit.history where object_type = 'table' and change_type = 'CREATE'");
+        assert_eq!(names, "t,u,w,o,p_unusual");
+    }
+}
+
+#[test]
+fn positions_in_errors_are_those_of_the_clients_text() {
+    for version in versions() {
+        let it = Place::without_triggers(version);
+        let mut client = it.client();
+        let mut direct = Wire::connect(it.server.address, &[("user", "postgres"), ("database", &it.database)]);
+        for sql in [
+            "create table é1 (a int); select nosuch",
+            "create table e2 (a int); create table e3 (b nosuchtype); select 1",
+            "select 1; drop table if exists e9; select 'é', nosuch",
+            "create table e4 (a int) -- and\n; select nosuch -- so on",
+        ] {
+            let field = |wire: &mut Wire| wire.error(sql).field(b'P');
+            let (through, straight) = (field(&mut client), field(&mut direct));
+            assert!(straight.is_some() && through == straight, "{sql}: {through:?} and {straight:?}");
+        }
+    }
+}
+
+/// What belongs to the server, in both modes.
+#[test]
+fn what_event_triggers_never_report_is_recorded() {
+    for version in versions() {
+        for it in [Place::with_triggers(version), Place::without_triggers(version)] {
+            let mut client = it.client();
+            let (role, other) = (format!("{}_a", it.database), format!("{}_b", it.database));
+            let database = &it.database;
+            let mut seen = it.news(&mut 0).len();
+            let steps = [
+                (format!("create role {role} login password 'sesame'"), format!("CREATE role {role}")),
+                (format!("create role {other}"), format!("CREATE role {other}")),
+                (format!("grant {role} to {other}"), format!("GRANT role {role}")),
+                (format!("revoke {role} from {other}"), format!("REVOKE role {role}")),
+                (format!("alter role {role} set work_mem = '1MB'"), format!("ALTER role {role}")),
+                (format!("alter role {other} rename to {other}2"), format!("RENAME role {other}2")),
+                (format!("comment on role {role} is 'x'"), format!("COMMENT role {role}")),
+                (format!("alter database {database} set work_mem = '2MB'"), format!("ALTER database {database}")),
+                (format!("grant connect on database {database} to {role}"), format!("GRANT database {database}")),
+                (format!("grant set on parameter work_mem to {role}"), "GRANT parameter ACL work_mem".into()),
+                (format!("revoke set on parameter work_mem from {role}"), "REVOKE parameter ACL work_mem".into()),
+                (format!("revoke connect on database {database} from {role}"), format!("REVOKE database {database}")),
+                (
+                    format!(
+                        "create table owned_{version}_t (a int); alter table owned_{version}_t owner to {role}",
+                        version = version.0
+                    ),
+                    String::new(),
+                ),
+                (format!("reassign owned by {role} to {other}2"), format!("ALTER table public.owned_{}_t", version.0)),
+                (format!("drop table owned_{}_t", version.0), String::new()),
+                ("explain analyze create table ex as select 1 as a".into(), "CREATE table public.ex".into()),
+                ("drop role if exists nobody_of_that_name".into(), "nothing".into()),
+                (format!("drop role {role}, {other}2"), format!("DROP role {role}")),
+            ];
+            for (sql, wanted) in steps {
+                client.rows(&sql);
+                let news = it.news(&mut seen);
+                match wanted.as_str() {
+                    "" => {}
+                    "nothing" => assert_eq!(news, Vec::<String>::new(), "{sql}"),
+                    wanted => assert!(news.contains(&wanted.to_owned()), "{sql}: {news:?}"),
+                }
+            }
+            assert_eq!(
+                it.sql("select count(*) from pggit.history where sql_executed ~ 'sesame'"),
+                "0",
+                "a password is not kept"
+            );
+            client.rows(&format!("begin; create role {role}_gone; rollback"));
+            assert_eq!(it.news(&mut seen), Vec::<String>::new());
+        }
+        // Event triggers are a superuser's to make.
+        let it = Place::with_triggers(version);
+        let mut client = it.client();
+        let mut seen = it.news(&mut 0).len();
+        client.rows("create function et() returns event_trigger language plpgsql as 'begin end'");
+        client.rows("create event trigger own on ddl_command_end execute function et()");
+        client.rows("alter event trigger own disable");
+        client.rows("drop event trigger own");
+        let wanted = [
+            "CREATE function public.et()",
+            "CREATE event trigger own",
+            "ALTER event trigger own",
+            "DROP event trigger own",
+        ];
+        assert_eq!(it.news(&mut seen), wanted);
+    }
+}

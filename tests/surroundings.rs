@@ -1,0 +1,183 @@
+//! Whatever a client made of its session, a change is recorded like any other, or fails as it would have without us: isolation
+//! levels, read-only defaults, roles, search paths, timeouts, cancel, deferred constraints. With event triggers and without.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use support::wire::{cancel, query};
+use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, migrate_without_triggers, versions};
+
+struct Place {
+    server: &'static PgServer,
+    database: String,
+    proxy: Proxy,
+}
+
+fn each(test: impl Fn(&Place)) {
+    for version in versions() {
+        for install in [migrate, migrate_without_triggers] {
+            let server = PgServer::shared(version);
+            let database = server.unique_database("around");
+            install(server, &database);
+            let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n"));
+            test(&Place { server, database, proxy });
+        }
+    }
+}
+
+impl Place {
+    fn client(&self) -> Wire {
+        self.proxy.connect(&self.database)
+    }
+
+    /// Tables that are there, and those that the history believes to be there; both must be the same.
+    fn tables(&self) -> String {
+        let there = self.server.psql(
+            &self.database,
+            "select string_agg(oid::regclass::text, ' ' order by oid::regclass::text) from (select oid from pg_class where relkind = 'r' and \
+             relnamespace not in ('pggit'::regnamespace, 'pg_catalog'::regnamespace, 'information_schema'::regnamespace) \
+             order by oid::regclass::text) t",
+        );
+        let believed = self.server.psql(
+            &self.database,
+            "select string_agg(objid::regclass::text, ' ' order by objid::regclass::text) from (select distinct on (objid) objid, change_type from (
+                 select c.objid, h.change_type, h.created_at, h.ordinal from pggit.changes c join pggit.history h using (id)
+                  where c.classid = 'pg_class'::regclass and c.object_type = 'table') x
+             order by objid, created_at desc, ordinal desc) y where change_type <> 'DROP'",
+        );
+        assert_eq!(there, believed, "on {:?}", self.server.version);
+        there
+    }
+}
+
+fn codes(messages: &[Message]) -> Vec<String> {
+    messages.iter().filter(|message| message.tag == b'E').filter_map(|message| message.field(b'C')).collect()
+}
+
+#[test]
+fn every_isolation_level_gives_the_same_rows() {
+    each(|it| {
+        let mut client = it.client();
+        for (n, level) in ["read committed", "repeatable read", "serializable"].iter().enumerate() {
+            client.rows(&format!("begin isolation level {level}; select count(*) from pg_class"));
+            // What others made after the snapshot is no hindrance.
+            it.server.psql(&it.database, &format!("create table meanwhile{n} (a int)"));
+            client.rows(&format!("create table made{n} (a int)"));
+            client.rows(&format!("alter table made{n} add b int; drop table if exists nothing; commit"));
+        }
+        let rows = it.server.psql(
+            &it.database,
+            "select string_agg(change_type || ' ' || object_name, ', ' order by created_at, ordinal) from pggit.history where object_name like 'made%'",
+        );
+        assert_eq!(rows, "CREATE made0, ALTER made0, CREATE made1, ALTER made1, CREATE made2, ALTER made2");
+    });
+}
+
+#[test]
+fn no_serialization_failure_is_added() {
+    each(|it| {
+        let mut clients: Vec<Wire> = (0..4).map(|_| it.client()).collect();
+        for client in &mut clients {
+            client.rows("begin isolation level serializable");
+            client.rows("select count(*) from pg_namespace");
+        }
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.rows(&format!("create table one{n} (a int)"));
+            client.rows(&format!("create table two{n} (a int); drop table one{n}"));
+        }
+        for client in &mut clients {
+            client.rows("commit");
+        }
+        assert_eq!(it.tables(), "two0 two1 two2 two3");
+    });
+}
+
+#[test]
+fn roles_and_paths_are_the_clients_affair() {
+    each(|it| {
+        let role = format!("{}_plain", it.database);
+        let mut client = it.client();
+        client.rows(&format!("create role {role}; create schema evil; create schema own authorization {role}"));
+        // Functions and operators that would be found before the server's, if anything of ours were looked for by name.
+        client.rows("create function evil.now() returns timestamptz language plpgsql as $$ begin raise exception 'hijacked'; end $$");
+        client.rows("create function evil.current_setting(text, boolean) returns text language plpgsql as $$ begin raise exception 'hijacked'; end $$");
+        client.rows("create function evil.concat_ws(text, variadic text[]) returns text language plpgsql as $$ begin raise exception 'hijacked'; end $$");
+        client.rows("create table evil.pg_class (a int); create table evil.changes (a int)");
+        client.rows("set search_path = evil, pg_catalog, public");
+        client.rows("create table own.hostile (a int primary key)");
+        client.rows(&format!("set role {role}"));
+        client.rows("create table own.by_role (a int)");
+        client.rows("reset role");
+        client.rows(&format!("set session authorization {role}"));
+        client.rows("create table own.by_authorization (a int); alter table own.by_authorization add b int");
+        client.rows("reset session authorization");
+        client.rows("set search_path = ''");
+        client.rows("create table own.without_path (a int)");
+        assert_eq!(
+            it.tables(),
+            "evil.changes evil.pg_class own.by_authorization own.by_role own.hostile own.without_path"
+        );
+        let role_names = it.server.psql(
+            &it.database,
+            "select string_agg(role_name, ' ' order by created_at) from pggit.history where object_name like 'by_%' and change_type = 'CREATE'",
+        );
+        assert_eq!(role_names, format!("{role} {role}"));
+    });
+}
+
+#[test]
+fn read_only_defaults_and_deferred_constraints_behave_as_without_us() {
+    each(|it| {
+        let mut client = it.client();
+        client.rows("set default_transaction_read_only = on");
+        assert_eq!(codes(&client.ask(&query("create table refused (a int)"))), ["25006"]);
+        client.rows("begin read write; create table allowed (a int); commit");
+        client.rows("set default_transaction_read_only = off");
+        client.rows("create table node (id int primary key, up int references node deferrable initially deferred)");
+        assert_eq!(codes(&client.ask(&query("insert into node values (1, 9); create table never (a int)"))), ["23503"]);
+        client.rows("begin; insert into node values (1, 9); create table never (a int)");
+        assert_eq!(codes(&client.ask(&query("commit"))), ["23503"]);
+        client.rows("create or replace function f() returns int language plpgsql as $$ begin create table by_function (a int); return 1; end $$");
+        assert_eq!(it.tables(), "allowed node");
+    });
+}
+
+/// The timeout set before may cancel this, too.
+fn set_timeout(client: &mut Wire, milliseconds: u32) {
+    let set = query(&format!("set statement_timeout = '{milliseconds}ms'"));
+    assert!(eventually(PATIENCE, || codes(&client.ask(&set)).is_empty()));
+}
+
+#[test]
+fn timeouts_and_cancel_leave_both_or_neither() {
+    each(|it| {
+        let mut client = it.client();
+        for n in 0..60 {
+            set_timeout(&mut client, 1 + n % 6);
+            let messages =
+                client.ask(&query(&format!("create table timed{n} (a int primary key, b text default 'x')")));
+            assert!(codes(&messages).iter().all(|code| code == "57014"), "{messages:?}");
+        }
+        set_timeout(&mut client, 0);
+        client.rows("set lock_timeout = '50ms'; create table held (a int)");
+        let mut holder = Wire::connect(it.server.address, &[("user", "postgres"), ("database", &it.database)]);
+        holder.rows("begin; lock table held");
+        assert_eq!(codes(&client.ask(&query("alter table held add b int"))), ["55P03"]);
+        client.rows("set lock_timeout = 0");
+        // Cancelled while it waits.
+        let (pid, secret) = client.key();
+        client.send(&query("alter table held add c int"));
+        let waits = format!("select count(*) from pg_stat_activity where pid = {pid} and wait_event_type = 'Lock'");
+        assert!(eventually(PATIENCE, || it.server.psql("postgres", &waits) == "1"));
+        Wire::open(it.proxy.clients).send(&cancel(pid, &secret));
+        assert_eq!(codes(&client.read_until_ready()), ["57014"]);
+        holder.rows("rollback");
+        client.rows("alter table held add d int");
+        it.tables();
+        let columns = it.server.psql(
+            &it.database,
+            "select string_agg(change_type, ' ' order by created_at) from pggit.history where object_name = 'held'",
+        );
+        assert_eq!(columns, "CREATE ALTER");
+    });
+}
