@@ -68,7 +68,11 @@ class Figures:
             ("CPU of the COPY", "copy in", "cpu", "s/GB", 2),
             ("memory of an idle client", "idle", "kib", "KiB", 1),
             ("`CREATE TABLE` without the pggit schema", "create table, plain", "ms", "ms", 2),
-            ("`CREATE TABLE`, recorded", "create table, recorded", "ms", "ms", 2),
+            ("`CREATE TABLE`, recorded by triggers", "create table, recorded", "ms", "ms", 2),
+            ("`CREATE TABLE`, recorded by added calls", "create table, injected", "ms", "ms", 2),
+            ("one of `CREATE TABLE`, `ALTER TABLE`, `CREATE INDEX`, `DROP TABLE`, without the pggit schema", "schema changes, plain", "ms", "ms", 2),
+            ("the same, recorded by triggers", "schema changes, trigger", "ms", "ms", 2),
+            ("the same, recorded by added calls", "schema changes, inject", "ms", "ms", 2),
         ):
             lines.append(self.row(names, title, what, key, unit, digits))
         return lines
@@ -97,6 +101,11 @@ class Figures:
         recorded = self.median("create table, recorded", ours, "ms")
         goal("`CREATE TABLE` recorded at most 2 x direct without the pggit schema",
              recorded / plain if plain and recorded else None, at_most=2)
+        plain = self.median("schema changes, plain", "direct", "ms")
+        for capture, factor in (("trigger", 1.5), ("inject", 2)):
+            recorded = self.median(f"schema changes, {capture}", ours, "ms")
+            goal(f"schema changes, {capture}: at most {factor} x direct without the pggit schema",
+                 recorded / plain if plain and recorded else None, at_most=factor)
         return lines
 
 

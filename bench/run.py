@@ -72,7 +72,7 @@ class Bench:
         say("starting PostgreSQL and what stands in front of it")
         self.direct = self.machine.start_postgres()
         port = self.direct.port
-        for database in ("bench", "plain"):
+        for database in ("bench", "plain", "injected"):
             psql(port, "postgres", f"CREATE DATABASE {database}")
         say("loading data")
         pgbench = [self.machine.bin / "pgbench", "-i", "-q", "-s", str(self.options.scale), "-h", "127.0.0.1", "-p",
@@ -84,9 +84,10 @@ class Bench:
         psql(port, "bench", f"INSERT INTO wide SELECT repeat('x', 1000) FROM generate_series(1, {rows})")
         psql(port, "bench", "CREATE UNLOGGED TABLE copied (a int, b int, c int, filler text)")
         psql(port, "bench", "VACUUM ANALYZE")
-        url = f"postgres://postgres@127.0.0.1:{port}/bench"
-        subprocess.run([self.options.program, "migrate", "up", "--database-url", url], check=True,
-                       stdout=subprocess.DEVNULL)
+        for database, capture in (("bench", "trigger"), ("injected", "inject")):
+            url = f"postgres://postgres@127.0.0.1:{port}/{database}"
+            subprocess.run([self.options.program, "migrate", "up", "--capture", capture, "--database-url", url], check=True,
+                           stdout=subprocess.DEVNULL)
         line = "\t7\t42\t" + "y" * 90 + "\n"
         self.copy_file = self.machine.directory / "copy.txt"
         self.copy_file.write_text("".join(f"{n}{line}" for n in range(self.options.megabytes * 10_000)))
@@ -153,6 +154,22 @@ class Bench:
         psql(self.direct.port, database, "DROP SCHEMA loop")
         self.note(what, target, ms=elapsed / self.options.tables * 1000)
 
+    def change_schema(self, what: str, target: servers.Target, database: str) -> None:
+        """What a migration does: tables made, altered, indexed and dropped, one statement after the other."""
+        connection = login(target.port, database)
+        query(connection, "CREATE SCHEMA changing")
+        started = time.monotonic()
+        for number in range(self.options.tables // 4):
+            table = f"changing.t{number}"
+            query(connection, f"CREATE TABLE {table} (id int PRIMARY KEY, name text NOT NULL)")
+            query(connection, f"ALTER TABLE {table} ADD COLUMN note text DEFAULT 'none'")
+            query(connection, f"CREATE INDEX t{number}_name ON {table} (name)")
+            query(connection, f"DROP TABLE {table}")
+        elapsed = time.monotonic() - started
+        query(connection, "DROP SCHEMA changing")
+        connection.close()
+        self.note(what, target, ms=elapsed / (self.options.tables // 4 * 4) * 1000)
+
     def idle(self, target: servers.Target) -> None:
         """Memory of clients that have logged in, asked once, and wait."""
         login(target.port, "bench").close()
@@ -169,6 +186,11 @@ class Bench:
         # Each goes first in turn: what runs before another leaves its traces in caches.
         turn = number % len(self.targets)
         targets = self.targets[turn:] + self.targets[:turn]
+        if not self.options.only_schema:
+            self.traffic(targets)
+        self.schema_changes()
+
+    def traffic(self, targets: list[servers.Target]) -> None:
         for mode in report.MODES:
             for clients in (1, 32):
                 for target in targets:
@@ -180,11 +202,17 @@ class Bench:
             self.drain(target)
         for target in targets:
             self.copy_in(target)
+
+    def schema_changes(self) -> None:
         self.create_tables("create table, plain", self.direct, "plain")
         self.create_tables("create table, recorded", self.direct, "bench")
+        self.change_schema("schema changes, plain", self.direct, "plain")
         for target in self.targets:
             if target.name == "pggit-proxy":
                 self.create_tables("create table, recorded", target, "bench")
+                self.create_tables("create table, injected", target, "injected")
+                self.change_schema("schema changes, trigger", target, "bench")
+                self.change_schema("schema changes, inject", target, "injected")
 
 
 def main() -> None:
@@ -194,6 +222,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=10, help="of pgbench's tables")
     parser.add_argument("--megabytes", type=int, default=300, help="of the drained result and of COPY")
     parser.add_argument("--tables", type=int, default=500, help="in the CREATE TABLE loop")
+    parser.add_argument("--only-schema", action="store_true", help="measure schema changes and nothing else")
     parser.add_argument("--idle", type=int, default=200, help="idle clients")
     parser.add_argument("--threads", type=int, default=2, help="of pggit-proxy and of HAProxy")
     parser.add_argument("--targets", default="pggit-proxy,haproxy,pgbouncer")

@@ -137,6 +137,8 @@ host = "127.0.0.1"
 port = {server}
 dbname = "{database}"
 user = "postgres"
+[branches.injected]
+database = "injected"
 [log]
 level = "warn"
 """

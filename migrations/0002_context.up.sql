@@ -42,10 +42,12 @@ RETURN CASE WHEN pggit.current_session() IS NULL THEN pg_catalog.inet_client_por
 -- One id for all changes of a transaction, the same in every savepoint, without remembering anything anywhere. The
 -- transaction's start keeps it unique when a dump is restored into a new cluster, where transaction numbers begin again.
 -- Not md5: it is an error on servers in FIPS mode.
-CREATE FUNCTION pggit.current_commit() RETURNS uuid LANGUAGE sql VOLATILE
+CREATE FUNCTION pggit.commit_of(xid xid8, started timestamptz) RETURNS uuid LANGUAGE sql STABLE
 RETURN pg_catalog.encode(pg_catalog.substring(pg_catalog.sha256(pg_catalog.convert_to(
-    pg_catalog.concat_ws(' ', pg_catalog.current_database(), pg_catalog.pg_current_xact_id(),
-                         extract(epoch FROM pg_catalog.transaction_timestamp())), 'UTF8')), 1, 16), 'hex')::uuid;
+    pg_catalog.concat_ws(' ', pg_catalog.current_database(), xid, extract(epoch FROM started)), 'UTF8')), 1, 16), 'hex')::uuid;
+
+CREATE FUNCTION pggit.current_commit() RETURNS uuid LANGUAGE sql VOLATILE
+RETURN pggit.commit_of(pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp());
 
 -- SET ROLE's role; inside our SECURITY DEFINER functions current_user would be the recorder.
 CREATE FUNCTION pggit.client_role() RETURNS text LANGUAGE sql STABLE
@@ -82,5 +84,29 @@ RETURN CASE
         THEN pggit.kept_query(pggit.without_companions(pg_catalog.current_query()))
     ELSE pg_catalog.current_query()
 END;
+
+-- The message in a text that begins with a comment like /* pggit: what for */. Blank space and other comments may stand
+-- before it.
+CREATE FUNCTION pggit.message_in(query text) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN nullif(pg_catalog.btrim((pg_catalog.regexp_match(query,
+    '^(?:\s|--[^\n]*(?:\n|$)|/\*(?!\s*pggit:)(?:[^*]|\*(?!/))*\*/)*/\*\s*pggit:((?:[^*]|\*(?!/))*)\*/'))[1],
+    E' \t\r\n'), '');
+
+-- What the client says its commit is for: the setting pggit.message, else the comment that its text begins with. Only texts
+-- that begin with a comment are searched.
+CREATE FUNCTION pggit.message_of(query text) RETURNS text LANGUAGE sql STABLE
+RETURN pg_catalog.left(coalesce(
+    nullif(pg_catalog.current_setting('pggit.message', true), ''),
+    CASE WHEN pg_catalog.left(pg_catalog.ltrim(pg_catalog.left(query, 256), E' \t\r\n'), 2) IN ('/*', '--')
+         THEN pggit.message_in(pg_catalog.left(query, 16384)) END), 4096);
+
+-- The same of the text that runs, spelled out so that it is inlined: it stands in the way of every change.
+CREATE FUNCTION pggit.current_message() RETURNS text LANGUAGE sql VOLATILE
+RETURN pg_catalog.left(coalesce(
+    nullif(pg_catalog.current_setting('pggit.message', true), ''),
+    CASE WHEN pg_catalog.left(pg_catalog.ltrim(pg_catalog.left(pg_catalog.current_query(), 256), E' \t\r\n'), 2) IN ('/*', '--')
+         THEN pggit.message_in(pg_catalog.left(pg_catalog.current_query(), 16384))
+         WHEN pg_catalog.left(pg_catalog.current_query(), 20) = 'CALL pggit.companion'
+         THEN pggit.message_of(pggit.without_companions(pg_catalog.current_query())) END), 4096);
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;

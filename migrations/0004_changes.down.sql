@@ -1,7 +1,6 @@
 -- Takes the history away, with all its rows: who may need them again copies pggit.changes first.
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
-DROP VIEW pggit.commits;
 DROP VIEW pggit.history;
 DROP TABLE pggit.changes;
 DROP FUNCTION pggit.severity(text, text, text, jsonb, jsonb);

@@ -45,11 +45,14 @@ CREATE TABLE pggit.changes (
     client_port      integer DEFAULT pggit.client_port(),
     backend_pid      integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
     xid              xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    message          text DEFAULT pggit.current_message(),
     CONSTRAINT changes_pkey PRIMARY KEY (id)
 );
 CREATE INDEX changes_object_idx ON pggit.changes (objid, classid, objsubid, aspect, created_at DESC, ordinal DESC);
 CREATE INDEX changes_time_idx ON pggit.changes (created_at DESC, ordinal DESC, id);
 CREATE INDEX changes_commit_idx ON pggit.changes (commit_id);
+-- Finds what is not sealed yet.
+CREATE INDEX changes_xid_idx ON pggit.changes (xid);
 -- By hash: an identity may be longer than an index entry.
 CREATE INDEX changes_identity_idx ON pggit.changes (pg_catalog.hashtextextended(object_identity, 0), created_at DESC, ordinal DESC);
 COMMENT ON TABLE pggit.changes IS 'One row per object a committed statement changed, as captured. Read pggit.history instead.';
@@ -159,13 +162,5 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
                                 ELSE p.action IS NOT NULL AND p.new_definition IS NOT DISTINCT FROM c.new_definition END);
 
 COMMENT ON VIEW pggit.history IS 'One row per object a committed statement created, altered or dropped.';
-
--- All changes of one transaction.
-CREATE VIEW pggit.commits AS
-SELECT c.commit_id AS id, pg_catalog.min(c.branch) AS branch, NULL::uuid AS parent, pg_catalog.min(c.created_by) AS author,
-       NULL::text AS message, pg_catalog.min(c.created_at) AS created_at, pg_catalog.min(c.application_name) AS application_name,
-       pg_catalog.max(c.xid) AS xid
-  FROM pggit.changes c GROUP BY c.commit_id;
-COMMENT ON VIEW pggit.commits IS 'The transactions that changed something; parent and message are not known yet.';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;

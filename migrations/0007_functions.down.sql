@@ -3,5 +3,4 @@ SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 DROP FUNCTION pggit.health_check();
 DROP FUNCTION pggit.status();
 DROP FUNCTION pggit.capture_triggers();
-DROP FUNCTION pggit.log(text, integer);
 DROP FUNCTION pggit.version();

@@ -1,27 +1,9 @@
--- What people ask with psql: which version, what happened, is it well.
+-- What people ask with psql: which version, what is recorded, is it well.
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 -- The version of the schema pggit.
 CREATE FUNCTION pggit.version() RETURNS text LANGUAGE sql IMMUTABLE
 RETURN '0.1.0'::text;
-
--- The newest commits, newest first; of one branch, or of all.
-CREATE FUNCTION pggit.log(branch text DEFAULT NULL, max_commits integer DEFAULT 20)
-RETURNS TABLE (commit_id uuid, commit_branch text, author text, created_at timestamptz, message text, changes bigint,
-               severity text, objects text[])
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH newest AS MATERIALIZED (
-        SELECT c.commit_id, max(c.created_at) AS at FROM pggit.changes c
-         WHERE log.branch IS NULL OR c.branch = log.branch
-         GROUP BY c.commit_id ORDER BY 2 DESC LIMIT greatest(coalesce(max_commits, 20), 0)
-    )
-    SELECT n.commit_id, min(h.branch), min(h.created_by), min(h.created_at), NULL::text, count(*),
-           -- MAJOR, MINOR, PATCH sort by weight.
-           min(h.change_severity),
-           array_agg(h.change_type || ' ' || h.object_type || coalesce(' ' || h.object_identity, '') ORDER BY h.created_at, h.ordinal)
-      FROM newest n CROSS JOIN LATERAL (SELECT * FROM pggit.history v WHERE v.commit_id = n.commit_id OFFSET 0) h
-     GROUP BY n.commit_id, n.at ORDER BY n.at DESC
-$$;
 
 -- The event triggers that record, each with whether it does what it should: enabled ALWAYS, and its function in the schema
 -- pggit, SECURITY DEFINER, of the same owner, who may write the history.
@@ -69,6 +51,7 @@ DECLARE
     last timestamptz;
     applied bigint;
     failed bigint;
+    oldest timestamptz;
 BEGIN
     IF pggit.capture_mode() = 'inject' THEN
         RETURN QUERY SELECT 'event_triggers', 'warning', 'there are none: only what comes through the proxy is recorded at once', '{}'::jsonb;
@@ -84,6 +67,15 @@ BEGIN
     SELECT count(*) INTO n FROM pggit.changes c WHERE c.created_at > now() - interval '1 day';
     RETURN QUERY SELECT 'recent_activity', 'ok', CASE WHEN last IS NULL THEN 'nothing recorded yet' ELSE n || ' changes in 24 hours' END,
                         jsonb_build_object('changes_24h', n, 'last_change', last);
+
+    -- Some proxy seals within seconds; where none runs nobody does.
+    IF to_regclass('pggit.seals') IS NOT NULL THEN
+        SELECT count(*), min(u.at) INTO n, oldest FROM pggit.unsealed() u;
+        RETURN QUERY SELECT 'seals', CASE WHEN oldest < now() - interval '5 minutes' THEN 'warning' ELSE 'ok' END,
+                            n || ' commits wait to be sealed',
+                            jsonb_build_object('unsealed', n, 'oldest', oldest, 'sealed', t.head_seq, 'head', encode(t.head_hash, 'hex'))
+                       FROM pggit.seal_state t;
+    END IF;
 
     SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) INTO bytes FROM pg_class c
      WHERE c.relnamespace = 'pggit'::regnamespace AND c.relkind IN ('r', 'm');
@@ -108,4 +100,4 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION pggit.version(), pggit.log(text, integer), pggit.capture_triggers(), pggit.status(), pggit.health_check() FROM PUBLIC;
+REVOKE ALL ON FUNCTION pggit.version(), pggit.capture_triggers(), pggit.status(), pggit.health_check() FROM PUBLIC;

@@ -153,10 +153,10 @@ CREATE FUNCTION pggit.record_intended(
 ) RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace,
                                new_definition, sql_executed, captured_by, via_proxy, session_id, statement_id, branch, created_by,
-                               role_name, application_name, client_addr, client_port, backend_pid, ordinal)
+                               role_name, application_name, client_addr, client_port, backend_pid, message, ordinal)
     VALUES (action, i.command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace, definition,
             i.sql, 'intent', true, i.session_id, i.id, i.branch, i.created_by, i.created_by, i.application_name, i.client_addr,
-            i.client_port, i.backend_pid, ordinal)
+            i.client_port, i.backend_pid, pggit.message_of(i.sql), ordinal)
 $$;
 
 -- Databases, tablespaces, subscriptions: what is there now, against what was there before. `changed` where that differs,

@@ -2,9 +2,11 @@
 
 pub mod check;
 pub mod classify;
+mod connect;
 pub mod demo;
 pub mod migrate;
 pub mod serve;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +64,15 @@ enum Command {
         #[arg(long, value_name = "URL", env = "PGGIT_DATABASE_URL", hide_env_values = true)]
         database_url: String,
     },
+    /// Check that the history of a database was not changed since it was sealed: exit 0, or 1 and what was changed
+    Verify {
+        /// The database, as a libpq URL
+        #[arg(long, value_name = "URL", env = "PGGIT_DATABASE_URL", hide_env_values = true)]
+        database_url: String,
+        /// A head hash that was printed earlier: the history must still go through it
+        #[arg(long, value_name = "HASH", value_parser = verify::hash)]
+        expect: Option<String>,
+    },
     /// Start a private PostgreSQL and the proxy, and show what it does
     Demo {
         /// Exit after the tour
@@ -90,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Migrate { action, to, capture, database_url } => {
             block_on(migrate::run(action, to, capture, &database_url))
         }
+        Command::Verify { database_url, expect } => block_on(verify::run(&database_url, expect.as_deref())),
         Command::Demo { once } => block_on(demo::run(once)),
         Command::Classify { file } => classify::run(file.as_deref()),
         Command::Completions { shell } => {

@@ -103,7 +103,7 @@ fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
         Life::Serving => {}
         Life::Draining | Life::Ending => failing.push_str("the proxy is shutting down\n"),
     }
-    for row in shared.history.health().iter().filter(|row| !row.ok) {
+    for row in shared.history.health().iter().filter(|row| !row.ok && row.is_needed()) {
         let branch = if row.branch.is_empty() { String::new() } else { format!(" on branch {}", row.branch) };
         failing.push_str(&format!("{}{branch}: {}\n", row.check, row.message));
     }

@@ -1,20 +1,13 @@
 //! `pggit-proxy migrate up|down|status`.
 
-use std::str::FromStr as _;
-use std::time::Duration;
-
 use anyhow::Context as _;
 use chrono::SecondsFormat;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::Connection as _;
 
+use super::connect::connect;
 use crate::change::Capture;
 use crate::config;
 use crate::history::migrate::{self, State, Status, Step, Way};
-use crate::history::{APPLICATION_NAME, in_words};
-
-/// A server that does not answer must not hang a deployment.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -75,25 +68,6 @@ pub async fn run(action: Action, to: Option<i64>, capture: Wanted, url: &str) ->
     connection.close().await.context("cannot close the connection")
 }
 
-async fn connect(url: &str) -> anyhow::Result<PgConnection> {
-    // The URL may hold a password: errors name what is wrong with it, not the URL.
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        anyhow::bail!("--database-url is no PostgreSQL URL: it begins with postgres:// or postgresql://");
-    }
-    let options = PgConnectOptions::from_str(url).context("--database-url cannot be read")?;
-    let options = options.application_name(APPLICATION_NAME).disable_statement_logging();
-    let place = match options.get_socket() {
-        Some(directory) => directory.display().to_string(),
-        None => options.get_host().to_owned(),
-    };
-    let place = format!("{place}, port {}", options.get_port());
-    match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => anyhow::bail!("cannot connect to {place}: {}", in_words(&error)),
-        Err(_) => anyhow::bail!("cannot connect to {place}: no answer within {CONNECT_TIMEOUT:?}"),
-    }
-}
-
 fn line(step: &Step) -> String {
     let done = match step.way {
         Way::Up => "applied",
@@ -126,6 +100,8 @@ fn table(all: &[Status]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::connect::{RecorderError, Server, bounded};
 use super::recorder::close;
+use super::seal::Sealing;
 use super::tables::not_migrated;
 use super::{HealthRow, intents, migrate};
 use crate::branch::Branch;
@@ -31,6 +32,7 @@ const SPACING: Duration = Duration::from_millis(50);
 /// One branch and what was last seen there.
 pub(super) struct Watched {
     pub branch: Arc<Branch>,
+    pub sealing: Sealing,
     seen: watch::Sender<Report>,
     look: Notify,
     waiters: AtomicUsize,
@@ -55,7 +57,13 @@ struct Check {
 impl Watched {
     pub fn new(branch: Arc<Branch>) -> Self {
         let unseen = Report::bad(None, Check::bad("recording", "not checked yet".into()));
-        Self { branch, seen: watch::Sender::new(unseen), look: Notify::new(), waiters: AtomicUsize::new(0) }
+        Self {
+            branch,
+            sealing: Sealing::default(),
+            seen: watch::Sender::new(unseen),
+            look: Notify::new(),
+            waiters: AtomicUsize::new(0),
+        }
     }
 
     pub fn recording(&self) -> Recording {
@@ -94,7 +102,7 @@ impl Watched {
             ok: check.ok,
             message: format!("{} (checked: {at})", check.message),
         };
-        report.checks.iter().map(row).collect()
+        report.checks.iter().map(row).chain(self.sealing.row(&self.branch.name)).collect()
     }
 
     fn publish(&self, report: Report) {
@@ -166,11 +174,10 @@ pub(super) async fn keep_looking(
 ) {
     let mut kept = None;
     loop {
-        let report = {
+        {
             let _place = places.acquire().await;
-            look_at(&server, &watched.branch, &mut kept).await
-        };
-        watched.publish(report);
+            look_at(&server, &watched, &mut kept).await;
+        }
         let rounds = branches.load(Ordering::Relaxed).div_ceil(AT_ONCE).max(1);
         let interval = INTERVAL.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
         let awaited = watched.recording() == Recording::Broken && watched.waiters.load(Ordering::Acquire) > 0;
@@ -182,48 +189,54 @@ pub(super) async fn keep_looking(
 
 /// One look. A connection stays open for the main database only: elsewhere it would stand in the way of
 /// `DROP DATABASE` and `CREATE DATABASE … TEMPLATE`.
-async fn look_at(server: &Server, branch: &Branch, kept: &mut Option<PgConnection>) -> Report {
-    let database = branch.database.as_str();
+async fn look_at(server: &Server, watched: &Watched, kept: &mut Option<PgConnection>) {
     let at = Some(SystemTime::now());
-    // A kept connection may have died since; only a new one is proof.
-    if let Some(mut old) = kept.take()
-        && let Ok((checks, means)) = look(server, &mut old, &branch.name).await
-    {
-        *kept = Some(old);
-        return Report { at, checks, means };
-    }
-    let mut connection = match server.connect(database).await {
-        Ok(connection) => connection,
-        Err(error) => return Report::bad(at, Check::bad("server", error.to_string())),
+    let (mut connection, checks, means) = match checked(server, watched, kept).await {
+        Ok(found) => found,
+        Err(error) => return watched.publish(Report::bad(at, Check::bad("server", error.to_string()))),
     };
-    match look(server, &mut connection, &branch.name).await {
-        Ok((checks, means)) => {
-            if database == server.main {
-                *kept = Some(connection);
-            } else {
-                close(connection).await;
-            }
-            Report { at, checks, means }
+    watched.publish(Report { at, checks, means });
+    // Nobody who waits for the report waits for this.
+    let usable = match watched.recording() {
+        Recording::Ready(_) => {
+            swept(server, &mut connection, &watched.branch.name).await
+                && watched.sealing.look(&mut connection).await.is_ok()
         }
-        Err(error) => Report::bad(at, Check::bad("server", error.to_string())),
+        Recording::Broken | Recording::NotRequired => true,
+    };
+    if usable && watched.branch.database == server.main {
+        *kept = Some(connection);
+    } else {
+        close(connection).await;
     }
 }
 
-/// All checks; and where all is well, what lost sessions left open is settled.
-async fn look(
-    server: &Server,
-    connection: &mut PgConnection,
-    branch: &str,
-) -> Result<(Vec<Check>, Option<Means>), RecorderError> {
-    let (checks, means) = check(connection, branch, server.capture).await?;
-    if checks.iter().all(|check| check.ok) {
-        match intents::sweep(connection, server).await {
-            Ok(()) => {}
-            Err(error) if error.leaves_connection() => tracing::warn!(branch, %error, "intents cannot be settled"),
-            Err(error) => return Err(error),
+/// Settles what lost sessions left open; whether the connection may be used further.
+async fn swept(server: &Server, connection: &mut PgConnection, branch: &str) -> bool {
+    match intents::sweep(connection, server).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(branch, %error, "intents cannot be settled");
+            error.leaves_connection()
         }
     }
-    Ok((checks, means))
+}
+
+/// The connection, the checks made on it, and what changes are recorded by.
+async fn checked(
+    server: &Server,
+    watched: &Watched,
+    kept: &mut Option<PgConnection>,
+) -> Result<(PgConnection, Vec<Check>, Option<Means>), RecorderError> {
+    // A kept connection may have died since; only a new one is proof.
+    if let Some(mut old) = kept.take()
+        && let Ok((checks, means)) = check(&mut old, &watched.branch.name, server.capture).await
+    {
+        return Ok((old, checks, means));
+    }
+    let mut connection = server.connect(&watched.branch.database).await?;
+    let (checks, means) = check(&mut connection, &watched.branch.name, server.capture).await?;
+    Ok((connection, checks, means))
 }
 
 /// All checks on one branch, and what changes are recorded by; an error only where the server did not answer them.

@@ -5,6 +5,8 @@
 //! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
 //! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
 //! intents: what cannot run in a transaction, before and after  connections of a moment; health looks for lost ones
+//! seal: the hash chain of each branch, when a look saw commits that wait     one task a branch, connections of a moment
+//! verify: the whole chain again; run by the command line, not by the recorder
 //! migrate: the schema itself; run by the command line, not by the recorder
 //! ```
 //!
@@ -17,8 +19,10 @@ pub mod migrate;
 mod name;
 mod queue;
 mod recorder;
+mod seal;
 mod store;
 mod tables;
+pub mod verify;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,6 +70,13 @@ pub struct HealthRow {
     pub message: String,
 }
 
+impl HealthRow {
+    /// Whether changes are refused while this is not well. Sealing can be made up for later.
+    pub fn is_needed(&self) -> bool {
+        self.check != seal::CHECK
+    }
+}
+
 /// A table of texts from the server, for the control port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows {
@@ -97,16 +108,17 @@ struct Inner {
     /// How many branches are watched.
     branches: Arc<AtomicUsize>,
     places: Arc<Semaphore>,
+    sealing: Arc<Semaphore>,
     readers: Semaphore,
     runtime: runtime::Handle,
     changed: Box<dyn Fn() + Send + Sync>,
 }
 
-/// A watched branch and the task that looks at it.
+/// A watched branch, the task that looks at it and the one that seals it.
 #[derive(Clone)]
 struct Watching {
     watched: Arc<Watched>,
-    _task: Arc<Task>,
+    _tasks: Arc<[Task; 2]>,
 }
 
 struct Task(AbortHandle);
@@ -126,6 +138,7 @@ impl History {
             watching: Mutex::default(),
             branches: Arc::default(),
             places: Arc::new(Semaphore::new(health::AT_ONCE)),
+            sealing: Arc::new(Semaphore::new(seal::AT_ONCE)),
             readers: Semaphore::new(READERS),
             runtime: runtime::Handle::current(),
             changed: Box::new(changed),
@@ -337,7 +350,10 @@ impl Inner {
         let watched = Arc::new(Watched::new(branch));
         let looking =
             health::keep_looking(self.server.clone(), watched.clone(), self.places.clone(), self.branches.clone());
-        Watching { watched, _task: Arc::new(Task(self.runtime.spawn(looking).abort_handle())) }
+        let sealing = seal::keep_sealing(self.server.clone(), watched.clone(), self.sealing.clone());
+        let looking = Task(self.runtime.spawn(looking).abort_handle());
+        let sealing = Task(self.runtime.spawn(sealing).abort_handle());
+        Watching { watched, _tasks: Arc::new([looking, sealing]) }
     }
 
     /// Has every branch looked at soon.

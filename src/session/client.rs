@@ -287,7 +287,9 @@ impl Session {
             || env.policy.interest(statement.class) != Interest::None;
         let text = matters.then(|| {
             let sql = logged_sql(text.get(statement.range.clone()).unwrap_or_default(), env.limits.max_logged_sql);
-            Arc::new(Text { statement: statement.clone(), sql })
+            let before = text.get(..statement.range.start).unwrap_or_default();
+            let commented = (!before.trim_ascii().is_empty()).then(|| logged_sql(text, env.limits.max_logged_sql));
+            Arc::new(Text { statement: statement.clone(), sql, commented })
         });
         Prepared { class: statement.class, text, means: None }
     }
@@ -378,11 +380,11 @@ impl Session {
         step.part = Part::Accompanied;
         let mut new = Vec::new();
         if let Some(before) = &companions.before {
-            self.accompany(before, &known.sql, frame, &mut new);
+            self.accompany(before, known.whole(), frame, &mut new);
         }
         self.owe(Kind::Execute, class, frame, Some(Watched::Execute(step)));
         frame::put(&mut new, b'E', |body| body.extend_from_slice(frame.body));
-        self.accompany(&companions.after, &known.sql, frame, &mut new);
+        self.accompany(&companions.after, known.whole(), frame, &mut new);
         Judged::Replace { old: frame.head.total, new, drop_rest: true }
     }
 

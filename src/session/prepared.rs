@@ -22,6 +22,15 @@ pub(super) struct Prepared {
 pub(super) struct Text {
     pub statement: Statement,
     pub sql: String,
+    /// The statement with what stands before it, if anything does: a comment may hold the commit's message.
+    pub commented: Option<String>,
+}
+
+impl Text {
+    /// The client's whole text, as the server knows it.
+    pub fn whole(&self) -> &str {
+        self.commented.as_deref().unwrap_or(&self.sql)
+    }
 }
 
 impl Default for Prepared {

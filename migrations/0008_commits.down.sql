@@ -1,0 +1,17 @@
+-- Takes the seals away: who may need to prove something by them copies pggit.seals first.
+SELECT pg_catalog.set_config('pggit.migration', 'on', true);
+
+DROP FUNCTION pggit.log(text, integer);
+DROP VIEW pggit.commits;
+DROP FUNCTION pggit.verify(text);
+DROP FUNCTION pggit.verify_end();
+DROP FUNCTION pggit.verify_seals(bigint, bigint);
+DROP FUNCTION pggit.seal(integer);
+DROP FUNCTION pggit.tool_messages(uuid[], xid8[]);
+DROP FUNCTION pggit.unsealed(integer);
+DROP FUNCTION pggit.describe_commit(uuid);
+DROP FUNCTION pggit.seal_hash(pggit.seals);
+DROP FUNCTION pggit.row_hash(pggit.changes);
+DROP FUNCTION pggit.place();
+DROP TABLE pggit.seal_state;
+DROP TABLE pggit.seals;
