@@ -144,7 +144,7 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
          ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) o ON true
   LEFT JOIN LATERAL (
         SELECT k.action, k.object_name, k.namespace, k.new_definition, k.shape FROM pggit.changes k
-         WHERE o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP') AND (NOT c.affected OR c.action = 'DROP')
+         WHERE o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP')
            AND pg_catalog.hashtextextended(k.object_identity, 0) = pg_catalog.hashtextextended(c.object_identity, 0)
            AND k.object_identity = c.object_identity AND k.object_type = c.object_type AND k.aspect = c.aspect
            AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
@@ -155,11 +155,11 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
   CROSS JOIN LATERAL (
         SELECT CASE
             WHEN c.action = 'ALTER' AND o.action <> 'DROP' AND (o.object_name <> c.object_name OR o.namespace <> c.namespace) THEN 'RENAME'
-            WHEN c.action = 'ALTER' AND c.affected AND p.action IS NULL THEN 'CREATE'
+            WHEN c.action = 'ALTER' AND c.affected AND coalesce(p.action, 'DROP') = 'DROP' THEN 'CREATE'
             WHEN c.action = 'CREATE' AND o.action <> 'DROP' THEN 'ALTER'
             ELSE c.action END) t(change_type)
  WHERE NOT (c.affected AND CASE WHEN c.action = 'DROP' THEN coalesce(p.action, 'DROP') = 'DROP'
-                                ELSE p.action IS NOT NULL AND p.new_definition IS NOT DISTINCT FROM c.new_definition END);
+                                ELSE coalesce(p.action, 'DROP') <> 'DROP' AND p.new_definition IS NOT DISTINCT FROM c.new_definition END);
 
 COMMENT ON VIEW pggit.history IS 'One row per object a committed statement created, altered or dropped.';
 

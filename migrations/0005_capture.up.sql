@@ -24,6 +24,38 @@ LANGUAGE sql STABLE AS $$
      WHERE k.relispartition
 $$;
 
+-- What ALTER TABLE makes, renames or moves together with the table and names nowhere: indexes of constraints, indexes and
+-- statistics made anew for another type, sequences of columns; and tables that are no partitions any more. And the table whose
+-- constraint ALTER INDEX renames. It has rows in the catalogs that this very (sub)transaction wrote.
+CREATE FUNCTION pggit.followers(tables oid[], written xid) RETURNS TABLE (class oid, obj oid)
+LANGUAGE sql STABLE AS $$
+    SELECT 'pg_class'::regclass::oid, i.oid FROM unnest(tables) t(oid) JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class i ON i.oid = x.indexrelid
+     WHERE i.xmin = written
+       -- Made, renamed or moved; a table that is rewritten touches its indexes, too.
+       AND (x.xmin = written
+            OR EXISTS (SELECT FROM pg_depend d JOIN pg_constraint k ON k.oid = d.refobjid
+                        WHERE d.classid = 'pg_class'::regclass AND d.objid = i.oid AND d.refclassid = 'pg_constraint'::regclass AND k.xmin = written)
+            OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = t.oid
+                          AND d.refclassid = 'pg_namespace'::regclass AND d.xmin = written))
+    UNION ALL
+    SELECT 'pg_class'::regclass, s.oid FROM unnest(tables) t(oid)
+      JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid > 0
+                          AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i')
+      JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+     WHERE s.xmin = written
+    UNION ALL
+    SELECT 'pg_class'::regclass, k.conrelid FROM unnest(tables) t(oid)
+      JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_constraint'::regclass AND d.deptype = 'i'
+      JOIN pg_constraint k ON k.oid = d.refobjid
+     WHERE k.xmin = written
+    UNION ALL
+    SELECT 'pg_statistic_ext'::regclass, e.oid FROM unnest(tables) t(oid) JOIN pg_statistic_ext e ON e.stxrelid = t.oid WHERE e.xmin = written
+    UNION ALL
+    SELECT 'pg_class'::regclass, c.oid FROM pg_class c
+     WHERE EXISTS (SELECT FROM unnest(tables) t(oid) JOIN pg_class p ON p.oid = t.oid AND p.relkind = 'p')
+       AND c.xmin = written AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition
+$$;
+
 -- Rows for objects that may have been changed. The view decides by comparing definitions.
 CREATE FUNCTION pggit.record_affected(classes oid[], objects oid[], tag text, first_ordinal integer) RETURNS void
 LANGUAGE sql VOLATILE AS $$
@@ -94,6 +126,8 @@ DECLARE
     n integer := 0;
     families oid[];
     opfamilies oid[];
+    altered oid[];
+    written xid;
     family oid;
     classes oid[];
     objects oid[];
@@ -125,8 +159,8 @@ BEGIN
         END IF;
 
         -- What has no definition of its own stands in that of its table, type or publication. Columns and constraints are
-        -- reported for a rename only.
-        IF o.aspect = '' AND (o.objsubid <> 0 OR o.classid IN ('pg_constraint'::regclass, 'pg_publication_rel'::regclass,
+        -- reported for a rename only. A composite type's attributes are reported as its relation's.
+        IF o.aspect = '' AND (o.objsubid <> 0 OR o.relkind = 'c' OR o.classid IN ('pg_constraint'::regclass, 'pg_publication_rel'::regclass,
                                                                'pg_publication_namespace'::regclass)) THEN
             IF o.classid = 'pg_publication_rel'::regclass THEN
                 SELECT 'pg_publication'::regclass AS classid, r.prpubid AS objid INTO d FROM pg_publication_rel r WHERE r.oid = o.objid;
@@ -145,7 +179,8 @@ BEGIN
                 SELECT d.classid::oid AS classid, d.objid AS objid, 0 AS objsubid, o.command_tag AS command_tag,
                        i.type AS object_type, CASE WHEN d.classid <> 'pg_publication'::regclass THEN o.schema_name END AS schema_name,
                        i.identity AS object_identity,
-                       CASE WHEN o.action = 'ALTER' AND d.classid <> 'pg_publication'::regclass THEN 'RENAME' ELSE o.action END AS action,
+                       CASE WHEN o.action = 'ALTER' AND (o.objsubid <> 0 OR o.classid = 'pg_constraint'::regclass) THEN 'RENAME'
+                            ELSE o.action END AS action,
                        o.aspect AS aspect, concat_ws(' ', d.classid::oid, d.objid, 0) AS key,
                        c.relname::text AS name, c.relnamespace AS space, c.relkind AS relkind, c.reltype AS reltype,
                        c.relhassubclass OR c.relispartition AS in_tree
@@ -213,12 +248,22 @@ BEGIN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    objsubid, namespace, aspect, new_definition, shape, ordinal)
         VALUES (o.action, o.command_tag, o.object_type, o.schema_name, o.name, o.object_identity, o.classid, o.objid, o.objsubid,
-                o.space, o.aspect, d.definition, d.shape, n);
+                o.space, o.aspect, d.definition, d.shape, n)
+        RETURNING xmin INTO written;
+        IF o.relkind IN ('r', 'p', 'm', 'i', 'I') AND o.action IN ('ALTER', 'RENAME') THEN
+            altered := altered || o.objid;
+        END IF;
     END LOOP;
 
     IF opfamilies IS NOT NULL THEN
         PERFORM pggit.record_affected(array_fill('pg_opfamily'::regclass::oid, ARRAY[array_length(opfamilies, 1)]), opfamilies, tg_tag, n);
         n := n + array_length(opfamilies, 1);
+    END IF;
+    IF altered IS NOT NULL THEN
+        SELECT array_agg(m.class), array_agg(m.obj) INTO classes, objects FROM pggit.followers(altered, written) m
+         WHERE NOT concat_ws(' ', m.class, m.obj, 0) = ANY (seen);
+        PERFORM pggit.record_affected(classes, objects, tg_tag, n);
+        n := n + coalesce(array_length(classes, 1), 0);
     END IF;
     IF families IS NOT NULL THEN
         FOREACH family IN ARRAY families LOOP
@@ -397,14 +442,13 @@ END
 $$;
 
 ---------------------------------------------------------------------------------------------------------------------------
--- Baseline: what is there already, so that the first change of each object knows what it replaced
+-- Baseline: what is there already, so that the first change of each object knows what it replaced; what the history knows
 ---------------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION pggit.record_baseline() RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    found_rows bigint;
-BEGIN
+-- Every object of this database that gets rows of its own: no member of an extension, nothing temporary, nothing of ours.
+-- rank: what others are made of comes first.
+CREATE FUNCTION pggit.recordable_objects() RETURNS TABLE (rank integer, class oid, obj oid)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     WITH member AS MATERIALIZED (
         SELECT d.classid, d.objid FROM pg_depend d WHERE d.deptype = 'e'
     ), own AS MATERIALIZED (
@@ -453,17 +497,24 @@ BEGIN
         UNION ALL SELECT 9, 'pg_am'::regclass, o.oid FROM pg_am o
         UNION ALL SELECT 9, 'pg_default_acl'::regclass, o.oid FROM pg_default_acl o WHERE o.defaclnamespace NOT IN (SELECT oid FROM own)
     )
-    INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
-                               namespace, new_definition, shape, sql_executed, captured_by, via_proxy, session_id, ordinal)
-    SELECT 'BASELINE', 'BASELINE', i.type,
+    SELECT o.rank, o.class, o.oid FROM obj o
+     WHERE (o.oid >= 16384 OR o.class IN ('pg_extension'::regclass, 'pg_namespace'::regclass))
+       AND NOT EXISTS (SELECT FROM member m WHERE m.classid = o.class AND m.objid = o.oid)
+$$;
+
+-- These objects as rows for pggit.changes; n is their place in the arrays. What is not there (any more) is left out.
+CREATE FUNCTION pggit.described_objects(classes oid[], objects oid[])
+RETURNS TABLE (n bigint, class oid, obj oid, object_type text, schema_name text, object_name text, object_identity text,
+               namespace oid, definition text, shape jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT o.n, o.class, o.oid, i.type,
            coalesce(sn.nspname, CASE WHEN o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass,
                'pg_rewrite'::regclass) THEN a.object_names[1] END),
            CASE WHEN o.class = 'pg_type'::regclass THEN (SELECT t.typname::text FROM pg_type t WHERE t.oid = o.oid)
                 WHEN o.class IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN i.identity
                 ELSE a.object_names[array_length(a.object_names, 1)] END,
-           i.identity, o.class, o.oid, sn.oid, d.definition, d.shape, NULL, 'baseline', false, NULL,
-           row_number() OVER (ORDER BY o.rank, o.oid)
-      FROM obj o
+           i.identity, sn.oid, d.definition, d.shape
+      FROM unnest(classes, objects) WITH ORDINALITY AS o(class, oid, n)
       CROSS JOIN LATERAL pg_identify_object(o.class, o.oid, 0) i
       CROSS JOIN LATERAL pg_identify_object_as_address(o.class, o.oid, 0) a
       -- pg_identify_object quotes the schema's name.
@@ -471,12 +522,39 @@ BEGIN
            OR i.schema IS NULL AND o.class IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_rewrite'::regclass)
                AND sn.nspname = a.object_names[1]
       CROSS JOIN LATERAL pggit.describe(o.class, o.oid) d
-     WHERE (o.oid >= 16384 OR o.class IN ('pg_extension'::regclass, 'pg_namespace'::regclass))
-       AND NOT EXISTS (SELECT FROM member m WHERE m.classid = o.class AND m.objid = o.oid)
-       AND i.identity IS NOT NULL;
+     WHERE i.identity IS NOT NULL
+$$;
+
+CREATE FUNCTION pggit.record_baseline() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_rows bigint;
+    classes oid[];
+    objects oid[];
+BEGIN
+    SELECT array_agg(o.class ORDER BY o.rank, o.obj), array_agg(o.obj ORDER BY o.rank, o.obj) INTO classes, objects
+      FROM pggit.recordable_objects() o;
+    INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                               namespace, new_definition, shape, sql_executed, captured_by, via_proxy, session_id, ordinal)
+    SELECT 'BASELINE', 'BASELINE', r.object_type, r.schema_name, r.object_name, r.object_identity, r.class, r.obj,
+           r.namespace, r.definition, r.shape, NULL, 'baseline', false, NULL, r.n
+      FROM pggit.described_objects(classes, objects) r;
     GET DIAGNOSTICS found_rows = ROW_COUNT;
     RETURN found_rows;
 END
+$$;
+
+-- What the history believes is there: each object's newest row, dropped ones too. Reads the history, so it is not for
+-- clients' transactions.
+CREATE FUNCTION pggit.known_objects()
+RETURNS TABLE (classid oid, objid oid, action text, object_type text, schema_name text, object_name text, object_identity text,
+               namespace oid, new_definition text, shape jsonb, captured_by text, created_at timestamptz)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT DISTINCT ON (c.objid, c.classid) c.classid, c.objid, c.action, c.object_type, c.schema_name, c.object_name,
+           c.object_identity, c.namespace, c.new_definition, c.shape, c.captured_by, c.created_at
+      FROM pggit.changes c
+     WHERE c.objid IS NOT NULL AND c.objsubid = 0 AND c.aspect = ''
+     ORDER BY c.objid, c.classid, c.created_at DESC, c.ordinal DESC
 $$;
 
 SELECT pggit.record_baseline();
@@ -490,6 +568,7 @@ DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
         REVOKE ALL ON FUNCTION pggit.record_ddl(), pggit.record_drop(), pggit.before_ddl(), pggit.record_baseline(),
+            pggit.recordable_objects(), pggit.described_objects(oid[], oid[]),
             pggit.record_affected(oid[], oid[], text, integer) FROM pggit_reader;
     END IF;
 END

@@ -89,8 +89,8 @@ END
 
 direct() { psql -X -q -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$server_port" -U postgres "$@"; }
 
-# migrate DATABASE: installs the pggit schema there.
-migrate() { "$PROGRAM" migrate up --database-url "postgres://postgres@127.0.0.1:$server_port/$1" > "$work/migrate.log" 2>&1 || {
+# migrate DATABASE [CAPTURE]: installs the pggit schema there.
+migrate() { "$PROGRAM" migrate up --capture "${2:-auto}" --database-url "postgres://postgres@127.0.0.1:$server_port/$1" > "$work/migrate.log" 2>&1 || {
     cat "$work/migrate.log" >&2
     fail "migrate up failed"
 }; }

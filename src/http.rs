@@ -89,7 +89,10 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
         return response;
     }
     match request.uri().path() {
-        "/metrics" => text(StatusCode::OK, shared.metrics.render(shared.history.pending())),
+        "/metrics" => {
+            shared.metrics.probe_changes(shared.history.probed());
+            text(StatusCode::OK, shared.metrics.render(shared.history.pending()))
+        }
         "/healthz" => text(StatusCode::OK, "ok\n".into()),
         "/readyz" => readiness(shared),
         _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /healthz and /readyz\n".into()),

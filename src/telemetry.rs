@@ -41,6 +41,7 @@ pub struct Metrics {
     branches: BranchCounts,
     history_pending: Gauge,
     history_failures: Total,
+    probe_changes: Total,
     server_connect: Histogram,
     auth_failures: [Total; REASONS.len()],
     cache_hits: Total,
@@ -177,6 +178,7 @@ impl Metrics {
             branches: BranchCounts::default(),
             history_pending: gauge(&recorder, names::HISTORY_PENDING, &[]),
             history_failures: total(&recorder, names::HISTORY_FAILURES, &[]),
+            probe_changes: total(&recorder, names::PROBE_CHANGES, &[]),
             server_connect: Histogram::default(),
             auth_failures: REASONS.map(|reason| total(&recorder, names::AUTH_FAILURES, &[("reason", reason)])),
             cache_hits: total(&recorder, names::CACHE_HITS, &[]),
@@ -224,6 +226,11 @@ impl Metrics {
             VerdictKind::Allow => counts.allowed.increment(1),
             VerdictKind::Refuse => counts.refused.increment(1),
         }
+    }
+
+    /// `probe_changes_total`: the recorder counts, this shows how far it is.
+    pub fn probe_changes(&self, so_far: u64) {
+        self.probe_changes.value.fetch_max(so_far, Ordering::Relaxed);
     }
 
     /// `history_failures_total`
@@ -297,6 +304,7 @@ impl Metrics {
             all.push(stat("auth_failures", reason, total.now(), "count"));
         }
         all.push(stat("history_failures", "", self.history_failures.now(), "count"));
+        all.push(stat("probe_changes", "", self.probe_changes.now(), "count"));
         all.push(stat("parse_cache", "hits", self.cache_hits.now(), "count"));
         all.push(stat("parse_cache", "misses", self.cache_misses.now(), "count"));
         for (side, total) in Side::ALL.iter().zip(&self.errors) {
@@ -309,8 +317,9 @@ impl Metrics {
         for (counter, durations) in self.statements.iter().zip(&self.durations) {
             counter.absolute(durations.count());
         }
-        let single = [&self.bytes_in, &self.bytes_out, &self.history_failures, &self.cache_hits, &self.cache_misses];
-        let many = self.connections.iter().chain(&self.auth_failures).chain(&self.errors);
+        let single = [&self.bytes_in, &self.bytes_out, &self.history_failures, &self.probe_changes];
+        let cache = [&self.cache_hits, &self.cache_misses];
+        let many = self.connections.iter().chain(&self.auth_failures).chain(&self.errors).chain(cache);
         single.into_iter().chain(many).for_each(Total::publish);
         self.history_pending.set(pending as f64);
         metrics::with_local_recorder(&self.recorder, || self.process.collect());

@@ -191,7 +191,7 @@ fn interrupted_work_is_told_as_it_was_left() {
         client.rows("alter table p detach partition p2 concurrently");
         assert_eq!(
             r.changes(),
-            ["ALTER ALTER TABLE table public.p trigger", "ALTER ALTER TABLE table public.p2 intent"]
+            ["ALTER ALTER TABLE table public.p trigger", "ALTER ALTER TABLE table public.p2 trigger"]
         );
         assert!(
             !r.sql(

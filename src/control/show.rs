@@ -315,6 +315,7 @@ fn stats(shared: &Shared) -> Table {
         vec!["clients".into(), "".into(), Value::count(shared.clients.len()), "count".into()],
         vec!["history_pending".into(), "".into(), Value::count(shared.history.pending()), "count".into()],
     ];
+    shared.metrics.probe_changes(shared.history.probed());
     for stat in shared.metrics.stats() {
         all.push(vec![stat.name.into(), stat.label.into(), Value::count(stat.value), stat.unit.into()]);
     }

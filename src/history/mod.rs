@@ -7,16 +7,19 @@
 //! intents: what cannot run in a transaction, before and after  connections of a moment; health looks for lost ones
 //! seal: the hash chain of each branch, when a look saw commits that wait     one task a branch, connections of a moment
 //! verify: the whole chain again; run by the command line, not by the recorder
+//! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
 //! migrate: the schema itself; run by the command line, not by the recorder
 //! ```
 //!
-//! History rows themselves are written by event triggers in the client's own transaction, never from here.
+//! History rows themselves are written by event triggers in the client's own transaction; from here only the probe's, for
+//! what the triggers did not see.
 
 mod connect;
 mod health;
 mod intents;
 pub mod migrate;
 mod name;
+mod probe;
 mod queue;
 mod recorder;
 mod seal;
@@ -25,7 +28,7 @@ mod tables;
 pub mod verify;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +42,7 @@ pub use self::connect::{APPLICATION_NAME, RecorderError};
 
 use self::connect::{Condition, Server};
 use self::health::Watched;
+use self::probe::Probed;
 use self::queue::Queue;
 use self::store::Tables;
 use self::tables::Known;
@@ -71,9 +75,9 @@ pub struct HealthRow {
 }
 
 impl HealthRow {
-    /// Whether changes are refused while this is not well. Sealing can be made up for later.
+    /// Whether changes are refused while this is not well. Sealing and probing can be made up for later.
     pub fn is_needed(&self) -> bool {
-        self.check != seal::CHECK
+        self.check != seal::CHECK && self.check != probe::CHECK
     }
 }
 
@@ -109,16 +113,21 @@ struct Inner {
     branches: Arc<AtomicUsize>,
     places: Arc<Semaphore>,
     sealing: Arc<Semaphore>,
+    /// As `places`, for the probe.
+    probing: Arc<Semaphore>,
+    /// Changes that the probe recorded.
+    probed: Arc<AtomicU64>,
     readers: Semaphore,
     runtime: runtime::Handle,
     changed: Box<dyn Fn() + Send + Sync>,
 }
 
-/// A watched branch, the task that looks at it and the one that seals it.
+/// A watched branch and the tasks that look at it, seal it and probe it.
 #[derive(Clone)]
 struct Watching {
     watched: Arc<Watched>,
-    _tasks: Arc<[Task; 2]>,
+    probed: Arc<Probed>,
+    _tasks: Arc<[Task; 3]>,
 }
 
 struct Task(AbortHandle);
@@ -139,6 +148,8 @@ impl History {
             branches: Arc::default(),
             places: Arc::new(Semaphore::new(health::AT_ONCE)),
             sealing: Arc::new(Semaphore::new(seal::AT_ONCE)),
+            probing: Arc::new(Semaphore::new(probe::PROBED_AT_ONCE)),
+            probed: Arc::default(),
             readers: Semaphore::new(READERS),
             runtime: runtime::Handle::current(),
             changed: Box::new(changed),
@@ -233,6 +244,11 @@ impl History {
         self.inner().map_or(0, |inner| inner.queue.len())
     }
 
+    /// Changes that the probe recorded, because nothing else had.
+    pub fn probed(&self) -> u64 {
+        self.inner().map_or(0, |inner| inner.probed.load(Ordering::Relaxed))
+    }
+
     /// Waits until every fact logged so far is written, at most `timeout`; false when it was too short, and then the
     /// log says what is missing. For the end of the process.
     pub async fn flush(&self, timeout: Duration) -> bool {
@@ -296,7 +312,10 @@ impl History {
         let watched = inner.watched.load();
         let mut branches: Vec<_> = watched.values().collect();
         branches.sort_by(|a, b| a.watched.branch.name.cmp(&b.watched.branch.name));
-        rows.extend(branches.iter().flat_map(|watching| watching.watched.rows()));
+        for watching in branches {
+            rows.extend(watching.watched.rows());
+            rows.push(watching.probed.row());
+        }
         rows
     }
 
@@ -347,13 +366,16 @@ impl Inner {
     }
 
     fn look_at(&self, branch: Arc<Branch>) -> Watching {
-        let watched = Arc::new(Watched::new(branch));
+        let watched = Arc::new(Watched::new(branch.clone()));
         let looking =
             health::keep_looking(self.server.clone(), watched.clone(), self.places.clone(), self.branches.clone());
         let sealing = seal::keep_sealing(self.server.clone(), watched.clone(), self.sealing.clone());
-        let looking = Task(self.runtime.spawn(looking).abort_handle());
-        let sealing = Task(self.runtime.spawn(sealing).abort_handle());
-        Watching { watched, _tasks: Arc::new([looking, sealing]) }
+        let probed = Arc::new(Probed::new(branch, self.probed.clone()));
+        let probing =
+            probe::keep_asking(self.server.clone(), probed.clone(), self.probing.clone(), self.branches.clone());
+        let task = |handle: tokio::task::JoinHandle<()>| Task(handle.abort_handle());
+        let tasks = [self.runtime.spawn(looking), self.runtime.spawn(sealing), self.runtime.spawn(probing)].map(task);
+        Watching { watched, probed, _tasks: Arc::new(tasks) }
     }
 
     /// Has every branch looked at soon.

@@ -60,6 +60,7 @@ names! {
     VERDICTS "pggit_proxy_verdicts_total" Counter ["branch", "verdict"] Count "Statements that the rules judged, by verdict";
     HISTORY_PENDING "pggit_proxy_history_pending" Gauge [] Count "Facts that wait to be written to the statement log";
     HISTORY_FAILURES "pggit_proxy_history_failures_total" Counter [] Count "Changes that could not be recorded, and failed writes to the statement log";
+    PROBE_CHANGES "pggit_proxy_probe_changes_total" Counter [] Count "Changes that nothing had recorded and the probe found";
     SERVER_UP "pggit_proxy_server_up" Gauge ["branch"] Count "1 when the last connection to the branch's database succeeded, else 0";
     SERVER_CONNECT "pggit_proxy_server_connect_duration_seconds" Histogram [] Seconds "How long successful connections to the server took";
     AUTH_FAILURES "pggit_proxy_auth_failures_total" Counter ["reason"] Count "Logins that the server refused, by reason";

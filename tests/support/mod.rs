@@ -18,11 +18,13 @@
 #![allow(dead_code, unused_imports)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod oracle;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod rng;
 pub mod wire;
+pub mod workload;
 
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
