@@ -128,8 +128,9 @@ BEGIN
     definition := concat(definition, more, t.settings);
     IF t.relispartition THEN
         definition := concat(definition,
+            -- Detached concurrently, and interrupted half-way: it is there and takes no rows.
             (SELECT format(E';\nALTER TABLE ONLY %s.%I ATTACH PARTITION %s %s', p.relnamespace::regnamespace, p.relname, t.name,
-                           pg_get_expr(t.relpartbound, rel))
+                           pg_get_expr(t.relpartbound, rel)) || CASE WHEN i.inhdetachpending THEN ' -- detach pending' ELSE '' END
                FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE i.inhrelid = rel));
     END IF;
     definition := concat(definition,

@@ -264,14 +264,23 @@ END
 $$;
 
 -- An index that somebody seems to be at work on: CREATE, DROP and REINDEX ... CONCURRENTLY commit several times and write their
--- history row at the end. Until then they hold this lock on the table.
+-- history row at the end. Until then they hold this lock on the table. And while an intent (0010) is open that may explain an
+-- index or a partition, whoever settles it will say so. In plpgsql, which looks for the intents' table when it is run.
 CREATE FUNCTION pggit.probe_in_progress(class oid, obj oid) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT class = 'pg_class'::regclass AND EXISTS (
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN class = 'pg_class'::regclass AND (EXISTS (
         SELECT FROM pg_index x
           JOIN pg_locks l ON l.relation = x.indrelid AND l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock'
                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
          WHERE x.indexrelid = obj AND NOT x.indisvalid)
+     OR EXISTS (
+        SELECT FROM pggit.intents i
+         WHERE i.outcome IS NULL
+           AND CASE WHEN i.command_tag IN ('CREATE INDEX', 'DROP INDEX', 'REINDEX') THEN EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = obj)
+                    WHEN i.command_tag = 'ALTER TABLE' THEN EXISTS (SELECT FROM pg_class c WHERE c.oid = obj AND c.relkind IN ('r', 'p', 'f'))
+                    ELSE false END));
+END
 $$;
 
 -- Whether each row of the object that was written since its facts were taken (mains, subs: the transactions) is of a transaction

@@ -76,6 +76,8 @@ CREATE FUNCTION pggit.describe_database(obj oid) RETURNS text LANGUAGE sql STABL
                   ' TABLESPACE ' || quote_ident((SELECT t.spcname FROM pg_tablespace t WHERE t.oid = d.dattablespace)),
                   CASE WHEN d.datconnlimit >= 0 THEN ' CONNECTION LIMIT ' || d.datconnlimit END,
                   CASE WHEN NOT d.datallowconn THEN ' ALLOW_CONNECTIONS false' END, CASE WHEN d.datistemplate THEN ' IS_TEMPLATE true' END, ';',
+                  -- A DROP DATABASE that was interrupted: nothing can be done with it but to drop it again.
+                  CASE WHEN d.datconnlimit = -2 THEN ' -- invalid' END,
                   pggit.stored_settings('DATABASE ' || quote_ident(d.datname), 0, obj), pggit.shared_comment('database', d.datname, obj, 'pg_database'),
                   pggit.access_list(d.datacl), E'\n-- Owner: ', quote_ident(pg_get_userbyid(d.datdba)))
       FROM pg_database d WHERE d.oid = obj

@@ -105,6 +105,65 @@ pub struct StatementFact {
     pub duration: Duration,
 }
 
+/// A statement that cannot run inside a transaction, before it goes to the server.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Also the key of its [`StatementFact`].
+    pub id: Uuid,
+    /// The session that sent it.
+    pub session: Arc<SessionFacts>,
+    /// The server's command tag.
+    pub tag: &'static str,
+    /// Its class.
+    pub class: Class,
+    /// What kind of object it names.
+    pub object_type: Option<&'static str>,
+    /// The schema that its text names.
+    pub schema: Option<String>,
+    /// The names in its text, without schemas.
+    pub names: Vec<String>,
+    /// The text as sent, as far as it is logged.
+    pub sql: String,
+    /// `application_name` at that time.
+    pub application_name: String,
+}
+
+/// What came of writing an intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intended {
+    /// Nothing has to be recorded: the statement may pass.
+    NotRequired,
+    /// It is committed: the statement may pass.
+    Written,
+    /// Why it could not be written.
+    Failed(String),
+}
+
+/// What the server told of a statement with an intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// It completed.
+    Applied,
+    /// It failed, or was never run.
+    Failed {
+        /// The server's SQLSTATE.
+        sqlstate: String,
+        /// The server's message.
+        message: String,
+    },
+    /// Nothing: the connection ended.
+    Nothing,
+}
+
+/// A transaction with logged statements that was prepared: its end may come from any session, days later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedTransaction {
+    /// Its name.
+    pub gid: String,
+    /// The keys of its statements' facts.
+    pub statements: Vec<Uuid>,
+}
+
 /// Whether a change made by this session can be recorded now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recording {

@@ -7,7 +7,9 @@
 //! << E 42501 …                the client gets this instead (without such a line: the same)
 //! ! applied CREATE TABLE      facts that this line made known: outcome, tag, SQLSTATE if any
 //! <<, >> - and nothing        anything, and nothing
+//! ! intent CREATE DATABASE    an intent was asked for; `! settled applied` and the like: what was told of one
 //! recording broken            from here on the history cannot be written
+//! intents broken              from here on intents cannot be written (`allowed`: need not be)
 //! recording inject            from here on there are no event triggers: calls are added
 //! policy refuse-ddl           from here on DDL is refused
 //! ```
@@ -20,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use pggit_proxy::change::{Capture, Key, Means, Recording, SessionFacts};
+use pggit_proxy::change::{Capture, Intended, Key, Means, Recording, SessionFacts, Told};
 use pggit_proxy::config::Config;
 use pggit_proxy::policy::Policy;
 use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
@@ -50,6 +52,7 @@ struct Conversation {
     classifier: Classifier,
     policy: Policy,
     recording: Cell<Recording>,
+    intended: Intended,
     limits: Limits,
     up: Pipe,
     down: Pipe,
@@ -99,6 +102,14 @@ fn run(path: &Path, chunk: usize) {
                     _ => READY,
                 };
                 conversation.recording.set(state);
+                continue;
+            }
+            "intents" => {
+                conversation.intended = match rest {
+                    "broken" => Intended::Failed("the test says so".into()),
+                    "allowed" => Intended::NotRequired,
+                    _ => Intended::Written,
+                };
                 continue;
             }
             "policy" => {
@@ -153,6 +164,7 @@ impl Conversation {
             classifier: Classifier::new(1 << 20),
             policy: Policy::default(),
             recording: Cell::new(READY),
+            intended: Intended::Written,
             limits: Limits { max_statement_parse: 1 << 20, max_prepared: 100, max_logged_sql: 1000 },
             up: Pipe::default(),
             down: Pipe::default(),
@@ -177,11 +189,16 @@ impl Conversation {
                     limits: self.limits,
                 };
                 let next = self.session.from_client(&mut self.up, &env, &mut self.classifier, &mut fx).unwrap();
+                let intent = fx.intent.is_some();
                 self.note(fx);
                 if next == Next::Read {
                     break;
                 }
-                self.session.recorder_answered(recording);
+                if intent {
+                    self.session.intent_answered(self.intended.clone());
+                } else {
+                    self.session.recorder_answered(recording);
+                }
             }
             out.extend(drain(&mut self.up));
         }
@@ -218,6 +235,22 @@ impl Conversation {
     }
 
     fn note(&mut self, fx: Effects) {
+        if let Some(intent) = fx.intent {
+            self.facts.push(format!("intent {}", intent.tag));
+        }
+        for (_, told) in fx.settled {
+            self.facts.push(match told {
+                Told::Applied => "settled applied".into(),
+                Told::Failed { sqlstate, .. } => format!("settled failed {sqlstate}").trim_end().into(),
+                Told::Nothing => "settled by looking".into(),
+            });
+        }
+        for prepared in fx.prepared {
+            self.facts.push(format!("prepared {} x{}", prepared.gid, prepared.statements.len()));
+        }
+        if fx.prepared_ended {
+            self.facts.push("some prepared transaction ended".into());
+        }
         for fact in fx.facts {
             assert!(fact.duration < Duration::from_secs(60), "durations count from the statement's arrival");
             let state = fact.sqlstate.as_deref().map(|state| format!(" {state}")).unwrap_or_default();

@@ -204,7 +204,7 @@ fn two_phase_commit_records_when_the_second_phase_comes() {
             it.client().rows(&format!("{end} '{name}_{}'", it.database));
         }
         assert_eq!(it.changes("p_"), "CREATE p1");
-        it.has_statements("create table p_ ()", &["CREATE TABLE unknown", "CREATE TABLE unknown"]);
+        it.has_statements("create table p_ ()", &["CREATE TABLE applied", "CREATE TABLE rolled_back"]);
         // The session goes on as if nothing had been.
         client.rows("create table p3 ()");
         assert_eq!(it.changes("p3"), "CREATE p3");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use pggit_proxy::branch::take_branch_option;
-use pggit_proxy::change::{Capture, Key, Means, Recording, SessionFacts, VerdictKind};
+use pggit_proxy::change::{Capture, Intended, Key, Means, Recording, SessionFacts, VerdictKind};
 use pggit_proxy::policy::Policy;
 use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
 use pggit_proxy::sql::Classifier;
@@ -218,9 +218,16 @@ impl Between {
         self.up.sent.extend_from_slice(bytes);
         let mut fx = Effects::default();
         let (up, env) = (&mut self.up, env(&self.policy));
-        match self.session.from_client(&mut up.pipe, &env, &mut self.classifier, &mut fx) {
-            Ok(next) => assert_eq!(next, Next::Read, "the history can be written"),
-            Err(_) => up.broken = true,
+        loop {
+            match self.session.from_client(&mut up.pipe, &env, &mut self.classifier, &mut fx) {
+                Ok(Next::Read) => break,
+                Ok(Next::AskRecorder) => assert!(fx.intent.take().is_some(), "the history can be written"),
+                Err(_) => {
+                    up.broken = true;
+                    break;
+                }
+            }
+            self.session.intent_answered(Intended::Written);
         }
         if fx.verdicts.contains(&VerdictKind::Refuse) {
             up.rewritten = true;

@@ -12,7 +12,7 @@ use super::connect::{RecorderError, Server, bounded};
 use super::recorder::close;
 use super::seal::Sealing;
 use super::tables::not_migrated;
-use super::{HealthRow, migrate};
+use super::{HealthRow, intents, migrate};
 use crate::branch::Branch;
 use crate::change::{Capture, Key, Means, Recording};
 use crate::config;
@@ -198,13 +198,27 @@ async fn look_at(server: &Server, watched: &Watched, kept: &mut Option<PgConnect
     watched.publish(Report { at, checks, means });
     // Nobody who waits for the report waits for this.
     let usable = match watched.recording() {
-        Recording::Ready(_) => watched.sealing.look(&mut connection).await.is_ok(),
+        Recording::Ready(_) => {
+            swept(server, &mut connection, &watched.branch.name).await
+                && watched.sealing.look(&mut connection).await.is_ok()
+        }
         Recording::Broken | Recording::NotRequired => true,
     };
     if usable && watched.branch.database == server.main {
         *kept = Some(connection);
     } else {
         close(connection).await;
+    }
+}
+
+/// Settles what lost sessions left open; whether the connection may be used further.
+async fn swept(server: &Server, connection: &mut PgConnection, branch: &str) -> bool {
+    match intents::sweep(connection, server).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(branch, %error, "intents cannot be settled");
+            error.leaves_connection()
+        }
     }
 }
 

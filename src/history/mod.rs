@@ -4,6 +4,7 @@
 //! log() ─> queue ─> recorder ─> pggit.statements          one task, one connection to the main database
 //! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
 //! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
+//! intents: what cannot run in a transaction, before and after  connections of a moment; health looks for lost ones
 //! seal: the hash chain of each branch, when a look saw commits that wait     one task a branch, connections of a moment
 //! verify: the whole chain again; run by the command line, not by the recorder
 //! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
@@ -15,6 +16,7 @@
 
 mod connect;
 mod health;
+mod intents;
 pub mod migrate;
 mod name;
 mod probe;

@@ -150,7 +150,7 @@ fn pause_after(error: &RecorderError, step: Duration) -> Duration {
 }
 
 /// Which process wrote a row: host name and process id.
-fn instance() -> String {
+pub(super) fn instance() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "unknown" } else { host.trim() };
     format!("{host}/{}", std::process::id())

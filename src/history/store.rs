@@ -192,6 +192,6 @@ fn texts_of(row: &PgRow) -> Result<Vec<Option<String>>, sqlx::Error> {
 }
 
 /// PostgreSQL has no U+0000 in its texts.
-fn storable(text: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn storable(text: &str) -> std::borrow::Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
 }

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::handshake::Link;
 use super::upstream::{Address, ServerStream};
 use super::{Relay, cancel, refuse};
-use crate::change::{Recording, SessionFacts};
+use crate::change::{Intended, Recording, SessionFacts};
 use crate::session::{Activity, Effects, Env, Limits, Next, Session};
 use crate::state::{Client, ClientState};
 use crate::telemetry::Side;
@@ -55,6 +55,8 @@ enum End {
 enum Wait {
     /// Whether the history can be written.
     Recorder(Pin<Box<dyn Future<Output = Recording> + Send>>),
+    /// Whether the intent of the statement at the front is written.
+    Intent(Pin<Box<dyn Future<Output = Intended> + Send>>),
     /// Room in the statement log.
     Log(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
@@ -75,6 +77,8 @@ struct Drive<'a> {
     /// From the server to the client.
     down: Pipe,
     wait: Option<Wait>,
+    /// What came of a statement is being recorded: the client hears of it afterwards.
+    settling: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     login: Option<Pin<Box<Sleep>>>,
     cancel: Option<cancel::Entry<'a>>,
     fx: Effects,
@@ -116,6 +120,7 @@ pub(super) async fn run(relay: &Relay, link: Link, deadline: Instant) {
         up: Pipe::default(),
         down: Pipe::default(),
         wait: None,
+        settling: None,
         login: Some(Box::pin(tokio::time::sleep_until(deadline.into()))),
         cancel: None,
         fx: Effects::default(),
@@ -141,6 +146,7 @@ impl Drive<'_> {
             let mut moved = self.poll_wait(cx)?;
             moved |= self.read_client(cx)?;
             moved |= self.write_server(cx);
+            moved |= self.poll_settling(cx);
             moved |= self.read_server(cx)?;
             moved |= self.write_client(cx)?;
             if !self.server.reads && self.down.is_empty() {
@@ -179,6 +185,10 @@ impl Drive<'_> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(answer) => self.session.recorder_answered(answer),
             },
+            Some(Wait::Intent(answer)) => match answer.as_mut().poll(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(answer) => self.session.intent_answered(answer),
+            },
             Some(Wait::Log(room)) => match room.as_mut().poll(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(()) => {}
@@ -208,7 +218,7 @@ impl Drive<'_> {
         drop(policy);
         match next {
             Ok(Next::Read) => {}
-            Ok(Next::AskRecorder) => self.wait = Some(self.ask_recorder()),
+            Ok(Next::AskRecorder) => self.wait = Some(self.ask()),
             Err(error) => {
                 tracing::info!(session = %self.facts.id, %error, "protocol violation by the client");
                 self.broken = true;
@@ -288,7 +298,7 @@ impl Drive<'_> {
         if let Some(wait) = self.wait.take() {
             match wait {
                 Wait::Log(room) => room.await,
-                Wait::Recorder(_) => {}
+                Wait::Recorder(_) | Wait::Intent(_) => {}
             }
         }
         if self.counted {

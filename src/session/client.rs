@@ -9,7 +9,7 @@ use super::ledger::{Kind, Script, Watched};
 use super::prepared::{Prepared, Text};
 use super::transaction::{Part, Step};
 use super::{Effects, Env, Next, Rest, Session};
-use crate::change::{Means, VerdictKind};
+use crate::change::{Means, Told, VerdictKind};
 use crate::policy::{Interest, Refusal, Verdict};
 use crate::sql::{Class, Classified, Classifier, Statement, unread};
 use crate::wire::frame::{self, BadLength, HEADER, Head, cstr};
@@ -97,7 +97,7 @@ impl Session {
             b'Q' => self.query(frame, classifier, fx),
             b'P' => self.parse(frame, classifier, fx),
             b'B' => self.bind(frame, fx),
-            b'E' => self.execute(frame),
+            b'E' => self.execute(frame, fx),
             b'D' => self.owe(Kind::Describe, Class::Other, frame, None),
             b'C' => self.close(frame),
             b'S' => self.owe(Kind::Sync, Class::Other, frame, None),
@@ -114,8 +114,13 @@ impl Session {
 
     fn owe(&mut self, kind: Kind, class: Class, frame: &Frame<'_>, watched: Option<Watched>) -> Judged {
         let at = self.micros(frame.env.now);
-        if let Some(Watched::Parse(undo, _)) = self.ledger.push(kind, class, at, watched) {
-            self.statements.undo(undo);
+        match self.ledger.push(kind, class, at, watched) {
+            Some(Watched::Parse(undo, _)) => self.statements.undo(undo),
+            Some(Watched::Execute(step)) => self.intent.settle(step.intent, never_run()),
+            Some(Watched::Query(script)) => {
+                script.steps.into_iter().for_each(|step| self.intent.settle(step.intent, never_run()));
+            }
+            Some(Watched::Bind(_)) | None => {}
         }
         Judged::Pass
     }
@@ -153,7 +158,13 @@ impl Session {
         let mut plain = 0;
         for statement in statements {
             let sql = text.get(statement.range.clone()).unwrap_or_default();
-            match self.rule(statement, sql, frame.env) {
+            // One of several runs inside a transaction, or not at all.
+            let ruled = if statements.len() == 1 {
+                self.rule_alone(statement, sql, frame.env, fx)
+            } else {
+                self.rule(statement, sql, frame.env)
+            };
+            match ruled {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(Ruling { rule, means })) => {
                     let ruled = Ruled { statement, sql, rule };
@@ -270,6 +281,7 @@ impl Session {
     fn prepare(&self, statements: &[Statement], text: &[u8], env: &Env<'_>) -> Prepared {
         let [statement] = statements else { return Prepared::default() };
         let matters = is_logged(statement)
+            || !statement.transactional
             || statement.control.is_some()
             || statement.setting.is_some()
             || env.policy.interest(statement.class) != Interest::None;
@@ -327,7 +339,7 @@ impl Session {
         Judged::Replace { old: HEADER, new, drop_rest: true }
     }
 
-    fn execute(&mut self, frame: &Frame<'_>) -> Judged {
+    fn execute(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
         let Some((portal, _)) = cstr(frame.body) else {
             if !frame.is_whole() && frame.body.len() < NAMES {
                 return Judged::Wait;
@@ -340,9 +352,23 @@ impl Session {
         let class = prepared.class;
         let Some(known) = prepared.text.clone() else { return self.owe(Kind::Execute, class, frame, None) };
         let means = prepared.means;
+        if !known.statement.transactional {
+            match self.rule_alone(&known.statement, known.sql.as_bytes(), frame.env, fx) {
+                Ok(None) => return Judged::Ask,
+                Ok(Some(_)) => {}
+                Err(refusal) => {
+                    let old = HEADER + portal.len() + 1;
+                    let refused = self.refused(&known.statement, known.sql.as_bytes(), refusal, frame.env, fx);
+                    let new = refused.execute();
+                    self.owe(Kind::Execute, class, frame, Some(Watched::Bind(refused)));
+                    return Judged::Replace { old, new, drop_rest: true };
+                }
+            }
+            self.answer = None;
+        }
         let ruled = Ruled { statement: &known.statement, sql: known.sql.as_bytes(), rule: None };
         let mut step = self.step(&ruled, frame.env);
-        if step.fact.is_none() && step.control.is_none() {
+        if step.fact.is_none() && step.control.is_none() && step.intent.is_none() {
             return self.owe(Kind::Execute, class, frame, None);
         }
         let Some(companions) = self.companions(&known.statement, means, &step) else {
@@ -399,6 +425,11 @@ impl Session {
         }
         self.owe(Kind::Call, Class::Opaque, frame, None)
     }
+}
+
+/// The server ignores it: something before it failed.
+fn never_run() -> Told {
+    Told::Failed { sqlstate: String::new(), message: "an earlier message failed, so it was never run".into() }
 }
 
 /// The grammar of a WAL sender, which is no SQL.

@@ -42,13 +42,7 @@ impl Session {
             Recording::NotRequired => Ok(Some(Ruling { rule, means: None })),
             Recording::Ready(means) => Ok(Some(Ruling { rule, means: Some(means) })),
             Recording::Broken if self.answer.is_none() => Ok(None),
-            Recording::Broken => Err(Refusal {
-                sqlstate: "PG003",
-                rule: None,
-                message: format!("{} refused: the history cannot be written", tag(statement)),
-                detail: Some((env.broken_because)()),
-                hint: Some("See SHOW HEALTH on the control port, and pggit-proxy migrate status.".into()),
-            }),
+            Recording::Broken => Err(unrecordable(statement, (env.broken_because)())),
         }
     }
 
@@ -73,9 +67,13 @@ impl Session {
         self.refuse(refusal)
     }
 
-    pub(super) fn step(&self, ruled: &Ruled<'_>, env: &Env<'_>) -> Step {
-        let fact = is_logged(ruled.statement).then(|| Box::new(self.fact(ruled, env)));
-        Step { control: ruled.statement.control.clone(), fact, part: Part::Whole }
+    pub(super) fn step(&mut self, ruled: &Ruled<'_>, env: &Env<'_>) -> Step {
+        let intent = self.intent.take_written();
+        let mut fact = is_logged(ruled.statement).then(|| Box::new(self.fact(ruled, env)));
+        if let (Some(fact), Some(id)) = (&mut fact, intent) {
+            fact.id = id;
+        }
+        Step { control: ruled.statement.control.clone(), fact, intent, part: Part::Whole }
     }
 
     /// A fact whose outcome is still open; `duration` holds the session's age until then.
@@ -101,6 +99,17 @@ impl Session {
 /// Whether the statement log keeps it, and the history waits for it.
 pub(super) fn is_logged(statement: &Statement) -> bool {
     statement.may_be_ddl() || statement.class == Class::Role || statement.tag == "REINDEX"
+}
+
+/// Refused because nobody could say afterwards that it was done.
+pub(super) fn unrecordable(statement: &Statement, because: String) -> Refusal {
+    Refusal {
+        sqlstate: "PG003",
+        rule: None,
+        message: format!("{} refused: the history cannot be written", tag(statement)),
+        detail: Some(because),
+        hint: Some("See SHOW HEALTH on the control port, and pggit-proxy migrate status.".into()),
+    }
 }
 
 fn tag(statement: &Statement) -> &str {

@@ -68,7 +68,7 @@ pub(super) enum Watched {
     Query(Script),
     /// A Parse that changed what is known of prepared statements, or was refused.
     Parse(Undo, Option<Refused>),
-    /// A Bind that was refused.
+    /// A Bind or Execute that was refused.
     Bind(Refused),
     /// An Execute of a statement that is logged or moves the transaction.
     Execute(Step),

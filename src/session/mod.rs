@@ -8,6 +8,7 @@
 mod client;
 mod companion;
 mod guard;
+mod intent;
 mod judge;
 mod ledger;
 mod prepared;
@@ -19,12 +20,17 @@ mod unrecorded;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::change::{Outcome, Recording, SessionFacts, StatementFact, VerdictKind};
+use uuid::Uuid;
+
+use crate::change::{
+    Intended, Intent, Outcome, PreparedTransaction, Recording, SessionFacts, StatementFact, Told, VerdictKind,
+};
 use crate::policy::{Policy, Refusal, Who};
 use crate::sql::{Class, Encoding};
 use crate::wire::frame::BadLength;
 use crate::wire::pipe::Pipe;
 
+use intent::Intents;
 use ledger::{Kind, Ledger, Watched};
 use prepared::{Names, Prepared};
 use refusal::Refused;
@@ -49,6 +55,8 @@ pub struct Session {
     server_rest: usize,
     /// What the recorder said of the statement that was held.
     answer: Option<Recording>,
+    /// Intents of statements that cannot run inside a transaction.
+    intent: Intents,
     refusals: u32,
     /// How many companions were sent as messages: their names.
     calls: u32,
@@ -111,7 +119,8 @@ pub struct Limits {
 pub enum Next {
     /// Read more.
     Read,
-    /// Ask the recorder, tell it to [`Session::recorder_answered`], and call again with the same bytes.
+    /// Ask the recorder, tell it to [`Session::recorder_answered`], and call again with the same bytes. Where
+    /// [`Effects::intent`] is set it has to be written, and [`Session::intent_answered`] be told.
     AskRecorder,
 }
 
@@ -136,6 +145,14 @@ pub struct Effects {
     pub errors: u64,
     /// Changes that the server undid because it could not record them.
     pub unrecorded: u64,
+    /// To be written before the statement at the front passes.
+    pub intent: Option<Box<Intent>>,
+    /// Intents whose statement was answered, or never will be.
+    pub settled: Vec<(Uuid, Told)>,
+    /// Transactions that were prepared.
+    pub prepared: Vec<PreparedTransaction>,
+    /// Some prepared transaction has ended.
+    pub prepared_ended: bool,
 }
 
 /// What a session is doing.
@@ -175,6 +192,7 @@ impl Session {
             client_rest: Rest::Pass(0),
             server_rest: 0,
             answer: None,
+            intent: Intents::default(),
             refusals: 0,
             calls: 0,
             batch_open: false,
@@ -206,6 +224,14 @@ impl Session {
         self.answer = Some(answer);
     }
 
+    /// What came of writing [`Effects::intent`].
+    pub fn intent_answered(&mut self, answer: Intended) {
+        if answer == Intended::NotRequired {
+            self.answer = Some(Recording::NotRequired);
+        }
+        self.intent.answered(answer);
+    }
+
     /// The connection has ended: settles what is still open.
     pub fn ended(&mut self, now: Instant, fx: &mut Effects) {
         let mut commit_under_way = false;
@@ -219,7 +245,8 @@ impl Session {
                 Watched::Parse(..) | Watched::Bind(_) => continue,
             };
             for step in steps {
-                commit_under_way |= step.control == Some(crate::sql::Control::Commit);
+                commit_under_way |= may_end_transaction(&step);
+                self.intent.settle(step.intent, Told::Nothing);
                 if let Some(fact) = step.fact {
                     // In autocommit the server may have committed it before the connection broke.
                     fx.facts.push(finished(*fact, Outcome::Unknown, self.origin, now));
@@ -227,6 +254,7 @@ impl Session {
             }
         }
         self.transaction.ended(commit_under_way, &mut fx.facts);
+        self.intent.lost(fx);
     }
 
     /// What it is doing.
@@ -277,6 +305,12 @@ impl Session {
         self.refusals = self.refusals.wrapping_add(1);
         Refused { number: self.refusals, refusal }
     }
+}
+
+/// COMMIT, PREPARE TRANSACTION, or a text that nobody read.
+fn may_end_transaction(step: &transaction::Step) -> bool {
+    matches!(step.control, Some(crate::sql::Control::Commit | crate::sql::Control::Prepare(_)))
+        || step.fact.as_ref().is_some_and(|fact| fact.tag.is_empty())
 }
 
 /// Fills in what became of it. `started_at` holds the time of day; the duration counts from the session's clock.

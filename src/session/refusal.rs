@@ -18,7 +18,7 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    /// A name that exists nowhere: the server answers 42703 as a column, 26000 as a prepared statement.
+    /// A name that exists nowhere: the server answers 42703 as a column, 26000 as a prepared statement, 34000 as a portal.
     fn marker(&self) -> String {
         format!("pggit:refused:{}", self.number)
     }
@@ -67,6 +67,16 @@ impl Refused {
         });
         let length = u32::try_from(out.len() - 1 + tail).unwrap_or(u32::MAX);
         out[1..frame::HEADER].copy_from_slice(&length.to_be_bytes());
+        out
+    }
+
+    /// The head of an Execute of a portal that does not exist (34000).
+    pub fn execute(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        frame::put(&mut out, b'E', |body| {
+            body.extend_from_slice(self.marker().as_bytes());
+            body.extend_from_slice(&[0; 5]);
+        });
         out
     }
 

@@ -4,7 +4,7 @@ use super::ledger::{Kind, Script, Watched};
 use super::transaction::Part;
 use super::unrecorded::Unrecorded;
 use super::{Effects, Env, Held, Session, finished};
-use crate::change::Outcome;
+use crate::change::{Outcome, Told};
 use crate::sql::Encoding;
 use crate::wire::error::field;
 use crate::wire::frame::{self, BadLength, HEADER, Head, cstr};
@@ -101,7 +101,7 @@ impl Session {
     fn release(&mut self, fx: &mut Effects) -> Vec<u8> {
         let Some(Held { step, frame }) = self.held.take() else { return Vec::new() };
         let tag = cstr(&frame[HEADER..]).map_or(&b""[..], |(tag, _)| tag);
-        self.transaction.completed(step, tag, &mut fx.facts);
+        fx.prepared.extend(self.transaction.completed(step, tag, &mut fx.facts));
         frame
     }
 
@@ -142,7 +142,11 @@ impl Session {
             fact.duration = env.now.saturating_duration_since(self.origin).saturating_sub(fact.duration);
         }
         match step.part {
-            Part::Whole => self.transaction.completed(step, tag, &mut fx.facts),
+            Part::Whole => {
+                self.intent.settle(step.intent, Told::Applied);
+                fx.prepared_ended |= matches!(tag, b"COMMIT PREPARED" | b"ROLLBACK PREPARED");
+                fx.prepared.extend(self.transaction.completed(step, tag, &mut fx.facts));
+            }
             Part::Accompanied => {
                 let mut frame = Vec::new();
                 frame::put(&mut frame, b'C', |out| out.extend_from_slice(body));
@@ -173,6 +177,7 @@ impl Session {
             message = format!("{}: {}", unrecorded.message, unrecorded.cause);
         }
         self.transaction.failed(&sqlstate, &message);
+        let told = Told::Failed { sqlstate: sqlstate.clone(), message: message.clone() };
         // Its companion failed, and so did it.
         let held = self.held.take().and_then(|held| held.step.fact);
 
@@ -189,7 +194,10 @@ impl Session {
         if let Some(Watched::Query(Script { steps, refused, shifts })) = self.ledger.front_watched() {
             rewritten = rewritten.or_else(|| refused.as_ref().and_then(|refused| refused.rewrite(body)));
             rewritten = rewritten.or_else(|| shifts.rewrite(body));
-            fail(steps.pop_front().and_then(|step| step.fact));
+            if let Some(step) = steps.pop_front() {
+                self.intent.settle(step.intent, told.clone());
+                fail(step.fact);
+            }
             // The server runs none of the statements behind it.
             steps.clear();
         }
@@ -203,8 +211,13 @@ impl Session {
                 }
                 Some(Watched::Bind(refused)) => rewritten = rewritten.take().or_else(|| refused.rewrite(body)),
                 // What stands behind the failed message is never run: there is no outcome to log.
-                Some(Watched::Execute(step)) if first => fail(step.fact),
-                Some(Watched::Execute(_) | Watched::Query(_)) | None => {}
+                Some(Watched::Execute(step)) => {
+                    self.intent.settle(step.intent, told.clone());
+                    if first {
+                        fail(step.fact);
+                    }
+                }
+                Some(Watched::Query(_)) | None => {}
             }
             first = false;
         });
@@ -255,6 +268,7 @@ impl Session {
             self.portals.clear();
         }
         self.transaction.ready(status, &mut fx.facts);
+        self.intent.ready(fx);
     }
 
     fn parameter(&mut self, body: &[u8], fx: &mut Effects) {

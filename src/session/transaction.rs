@@ -1,6 +1,8 @@
 //! What became of logged statements: they are applied when their transaction commits, and only then.
 
-use crate::change::{Outcome, StatementFact};
+use uuid::Uuid;
+
+use crate::change::{Outcome, PreparedTransaction, StatementFact};
 use crate::sql::Control;
 
 /// One statement that was sent: what to do when its CommandComplete comes.
@@ -10,6 +12,8 @@ pub(super) struct Step {
     pub control: Option<Control>,
     /// Set where it is logged; its outcome is filled in later.
     pub fact: Option<Box<StatementFact>>,
+    /// Set where an intent was written for it.
+    pub intent: Option<Uuid>,
     pub part: Part,
 }
 
@@ -32,7 +36,9 @@ impl Step {
 
     /// Whether its CommandComplete changes anything here.
     pub fn matters(&self) -> bool {
-        self.fact.is_some() || self.control.as_ref().is_some_and(|control| *control != Control::Begin)
+        self.fact.is_some()
+            || self.intent.is_some()
+            || self.control.as_ref().is_some_and(|control| *control != Control::Begin)
     }
 }
 
@@ -56,8 +62,14 @@ impl Default for Transaction {
 }
 
 impl Transaction {
-    /// A statement completed with this command tag. `resolved` gets every fact whose outcome is now known.
-    pub fn completed(&mut self, step: Step, tag: &[u8], resolved: &mut Vec<StatementFact>) {
+    /// A statement completed with this command tag. `resolved` gets every fact whose outcome is now known, and those of a
+    /// transaction that was prepared, which is returned.
+    pub fn completed(
+        &mut self,
+        step: Step,
+        tag: &[u8],
+        resolved: &mut Vec<StatementFact>,
+    ) -> Option<PreparedTransaction> {
         if let Some(fact) = step.fact {
             self.done.push(*fact);
         }
@@ -68,7 +80,13 @@ impl Transaction {
             Some(Control::Commit) if tag == b"COMMIT" => self.end(Outcome::Applied, resolved),
             Some(Control::Commit | Control::Rollback) => self.end(Outcome::RolledBack, resolved),
             // COMMIT PREPARED may come from any session, any time later.
-            Some(Control::Prepare(_)) => self.end(Outcome::Unknown, resolved),
+            Some(Control::Prepare(gid)) if tag == b"PREPARE TRANSACTION" => {
+                let statements: Vec<Uuid> = self.done.iter().map(|fact| fact.id).collect();
+                self.end(Outcome::Unknown, resolved);
+                return (!statements.is_empty()).then_some(PreparedTransaction { gid, statements });
+            }
+            // Of a transaction that had failed.
+            Some(Control::Prepare(_)) => self.end(Outcome::RolledBack, resolved),
             Some(Control::CommitPrepared(_) | Control::RollbackPrepared(_)) => {}
             Some(Control::Savepoint(name)) => self.savepoints.push((name, self.done.len())),
             Some(Control::Release(name)) => {
@@ -84,6 +102,7 @@ impl Transaction {
                 }
             }
         }
+        None
     }
 
     /// The server answered with an error.
@@ -109,9 +128,11 @@ impl Transaction {
         }
     }
 
-    /// The connection ended. With a COMMIT under way nobody knows; else the server rolled back.
+    /// The connection ended. With a COMMIT under way nobody knows, and neither where the server ends the transaction by
+    /// itself, as it may have done so; else it rolled back.
     pub fn ended(&mut self, commit_under_way: bool, resolved: &mut Vec<StatementFact>) {
-        let outcome = if commit_under_way { Outcome::Unknown } else { Outcome::RolledBack };
+        let may_be_over = commit_under_way || self.status == b'I';
+        let outcome = if may_be_over { Outcome::Unknown } else { Outcome::RolledBack };
         self.end(outcome, resolved);
     }
 

@@ -73,6 +73,9 @@ impl Drive<'_> {
     }
 
     pub(super) fn write_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.settling.is_some() {
+            return Ok(false);
+        }
         let Some(n) = self.client.write(cx, &mut self.down) else {
             return if self.client.writes { Ok(false) } else { Err(End::Closed) };
         };

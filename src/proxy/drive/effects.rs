@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::task::Context;
 
 use super::{Drive, Wait};
-use crate::change::{Outcome, Recording, StatementFact};
+use crate::change::{Intended, Intent, Outcome, Recording, StatementFact};
 use crate::config::OnFailure;
 use crate::proxy::cancel::Target;
 use crate::sql::{Class, Classifier};
@@ -42,8 +43,16 @@ pub(super) fn recording(shared: &Shared, branch: Option<&str>) -> Recording {
 }
 
 impl Drive<'_> {
+    /// Waits for what the session has to know first.
+    pub(super) fn ask(&mut self) -> Wait {
+        match self.fx.intent.take() {
+            Some(intent) => self.intend(*intent),
+            None => self.ask_recorder(),
+        }
+    }
+
     /// Waits for a history that can be written, for as long as the configuration says.
-    pub(super) fn ask_recorder(&self) -> Wait {
+    fn ask_recorder(&self) -> Wait {
         let shared = self.relay.shared.clone();
         let branch = self.facts.branch.clone().unwrap_or_default();
         Wait::Recorder(Box::pin(async move {
@@ -54,6 +63,51 @@ impl Drive<'_> {
             }
             answer
         }))
+    }
+
+    /// Writes down what cannot run inside a transaction, before it is run.
+    fn intend(&self, intent: Intent) -> Wait {
+        let shared = self.relay.shared.clone();
+        let backend = self.place.backend_pid.load(Ordering::Relaxed);
+        Wait::Intent(Box::pin(async move {
+            let history = shared.config.load().history.clone();
+            let allow = history.on_failure == OnFailure::Allow;
+            let branch = intent.session.branch.clone().unwrap_or_default();
+            if allow && shared.history.recording(&branch) == Recording::Broken {
+                // Counted when it was judged.
+                return Intended::NotRequired;
+            }
+            let answer = shared.history.intend(intent, backend, history.timeout).await;
+            let Intended::Failed(reason) = answer else { return answer };
+            shared.metrics.history_failure();
+            if allow { Intended::NotRequired } else { Intended::Failed(reason) }
+        }))
+    }
+
+    /// Records what came of statements with intents, and which transactions were prepared. The client's answer waits for it,
+    /// as long as the configuration says: what it is told of is in the history.
+    fn settle(&mut self) {
+        let shared = &self.relay.shared;
+        let intents = shared.history.settle(&self.facts, std::mem::take(&mut self.fx.settled));
+        let prepared = shared.history.prepared(&self.facts, std::mem::take(&mut self.fx.prepared));
+        let timeout = shared.config.load().history.timeout;
+        let earlier = self.settling.take();
+        self.settling = Some(Box::pin(async move {
+            if let Some(earlier) = earlier {
+                earlier.await;
+            }
+            let both = async { futures::future::join(intents, prepared).await };
+            let _ = tokio::time::timeout(timeout, both).await;
+        }));
+    }
+
+    /// Whether the client may hear of it now; true when that has just become so.
+    pub(super) fn poll_settling(&mut self, cx: &mut Context<'_>) -> bool {
+        let settled = self.settling.as_mut().is_some_and(|settling| settling.as_mut().poll(cx).is_ready());
+        if settled {
+            self.settling = None;
+        }
+        settled
     }
 
     /// Hands the effects on; leaves them empty.
@@ -96,6 +150,12 @@ impl Drive<'_> {
         }
         if !self.fx.facts.is_empty() {
             self.log();
+        }
+        if !self.fx.settled.is_empty() || !self.fx.prepared.is_empty() {
+            self.settle();
+        }
+        if std::mem::take(&mut self.fx.prepared_ended) {
+            shared.history.prepared_ended();
         }
     }
 
