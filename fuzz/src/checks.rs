@@ -229,11 +229,12 @@ impl Between {
             }
             self.session.intent_answered(Intended::Written);
         }
-        if fx.verdicts.contains(&VerdictKind::Refuse) {
+        up.drain();
+        let accompanied = up.received.windows(COMPANION.len()).any(|window| window == COMPANION);
+        if accompanied || fx.verdicts.contains(&VerdictKind::Refuse) {
             up.rewritten = true;
             self.down.rewritten = true;
         }
-        up.drain();
         up.check(MAX_HELD);
     }
 
@@ -275,6 +276,9 @@ impl Way {
         }
     }
 }
+
+/// A call that records, as it stands in a text.
+const COMPANION: &[u8] = b"CALL pggit.companion(";
 
 fn env(policy: &Policy) -> Env<'_> {
     Env {
