@@ -236,8 +236,8 @@ fn clients_at_once_leave_a_history_that_ends_where_the_catalogs_are() {
                 .map(|number| {
                     let it = &it;
                     scope.spawn(move || {
-                        let mut workload =
-                            it.workload(seed + number, ["w", "x", "y", "z"][usize::try_from(number).unwrap()]);
+                        let prefix = ["w", "x", "y", "z"][usize::try_from(number).unwrap()];
+                        let mut workload = it.workload(seed + number, prefix).read_committed();
                         let mut client = it.client(number == 3);
                         client.rows("set lock_timeout = '300ms'");
                         let mut log = format!("client {number}\n");

@@ -229,8 +229,10 @@ impl Between {
             }
             self.session.intent_answered(Intended::Written);
         }
+        // It was put in as a whole, so it stands in what goes out now.
+        let accompanied =
+            !up.rewritten && up.pipe.outgoing().windows(COMPANION.len()).any(|window| window == COMPANION);
         up.drain();
-        let accompanied = up.received.windows(COMPANION.len()).any(|window| window == COMPANION);
         if accompanied || fx.verdicts.contains(&VerdictKind::Refuse) {
             up.rewritten = true;
             self.down.rewritten = true;

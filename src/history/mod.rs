@@ -182,6 +182,11 @@ impl History {
         self.inner().map(|inner| inner.known.tables().freezes).unwrap_or_default()
     }
 
+    /// Whether branches and freezes were read at least once, and are in force.
+    pub fn knows_freezes(&self) -> bool {
+        self.inner().is_some_and(|inner| inner.known.is_read())
+    }
+
     /// Whether a change on this branch can be recorded now. No IO, no lock held for long.
     pub fn recording(&self, branch: &str) -> Recording {
         match self.watched(branch) {

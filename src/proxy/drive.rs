@@ -203,10 +203,15 @@ impl Drive<'_> {
     fn judge_client(&mut self) -> Result<(), End> {
         let shared = &self.relay.shared;
         let branch = self.facts.branch.as_deref();
+        // In this order: rules that were loaded before the freezes were known hold for no change.
+        let freezes_known = shared.history.knows_freezes();
         let policy = shared.policy.load();
         let env = Env {
             policy: &policy,
-            recording: &|| effects::recording(shared, branch),
+            recording: &|| match effects::recording(shared, branch) {
+                Recording::Ready(_) if !freezes_known => Recording::Broken,
+                recording => recording,
+            },
             broken_because: &|| branch.map(|branch| shared.history.broken_because(branch)).unwrap_or_default(),
             now: Instant::now(),
             wall: SystemTime::now,
