@@ -17,7 +17,7 @@ DROP FUNCTION pggit.relations_near(name[]);
 DROP FUNCTION pggit.created(name[], xid8, integer, integer);
 DROP FUNCTION pggit.touched_near(oid[], name[], xid8, integer, integer);
 DROP FUNCTION pggit.is_ours(xid, cid, xid8, integer, integer);
-DROP FUNCTION pggit.record_shared(jsonb, text, text);
+DROP FUNCTION pggit.record_shared(jsonb, text);
 DROP FUNCTION pggit.has_deleted(regclass);
 DROP FUNCTION pggit.renamed_to(text);
 DROP FUNCTION pggit.describe_parameter(text);

@@ -122,7 +122,7 @@ CREATE FUNCTION pggit.has_deleted(class regclass) RETURNS boolean LANGUAGE sql V
 $$;
 
 -- One row for each name in the statement's text.
-CREATE FUNCTION pggit.record_shared(call jsonb, query text, captured text) RETURNS integer
+CREATE FUNCTION pggit.record_shared(call jsonb, query text) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     kind text := call ->> 'type';
@@ -165,9 +165,8 @@ BEGIN
         INSERT INTO pggit.changes (action, command_tag, object_type, object_name, object_identity, classid, objid, new_definition,
                                    aspect, statement_id, sql_executed, message, captured_by, ordinal)
         VALUES (act, tag, kind, named, quote_ident(named), class, obj, def, CASE act WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END,
-                (call ->> 'statement')::uuid, query, pggit.message_of(query), captured, n);
+                (call ->> 'statement')::uuid, query, pggit.message_of(query), 'inject', n);
     END LOOP;
-    RETURN n;
 END
 $$;
 
@@ -176,18 +175,18 @@ $$;
 ---------------------------------------------------------------------------------------------------------------------------
 
 -- Whether a visible catalog row is this transaction's own work, after the command number `since`. `top` is the transaction's
--- number, `years` its age. Subtransactions are younger; so are later transactions of others, but if their rows are visible
+-- number, `top_age` its age. Subtransactions are younger; so are later transactions of others, but if their rows are visible
 -- they are done. Inlined, as it is asked for every row of a catalog.
-CREATE FUNCTION pggit.is_ours(row_xmin xid, row_cmin cid, top xid8, years integer, since integer) RETURNS boolean LANGUAGE sql VOLATILE
-RETURN pg_catalog.age(row_xmin) <= years AND row_cmin::text::bigint > since
-       AND pg_catalog.pg_xact_status((top::text::numeric + years - pg_catalog.age(row_xmin))::text::xid8) = 'in progress';
+CREATE FUNCTION pggit.is_ours(row_xmin xid, row_cmin cid, top xid8, top_age integer, since integer) RETURNS boolean LANGUAGE sql VOLATILE
+RETURN pg_catalog.age(row_xmin) <= top_age AND row_cmin::text::bigint > since
+       AND pg_catalog.pg_xact_status((top::text::numeric + top_age - pg_catalog.age(row_xmin))::text::xid8) = 'in progress';
 
 -- Relations of these names that this transaction made, with what was made along with them: what CREATE TABLE needs, at the
 -- price of a part of it.
-CREATE FUNCTION pggit.created(names name[], top xid8, years integer, since integer) RETURNS TABLE (class oid, obj oid)
+CREATE FUNCTION pggit.created(names name[], top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     WITH made AS MATERIALIZED (
-        SELECT c.oid FROM pg_class c WHERE c.relname = ANY (names) AND pggit.is_ours(c.xmin, c.cmin, top, years, since)
+        SELECT c.oid FROM pg_class c WHERE c.relname = ANY (names) AND pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
     )
     SELECT 'pg_class'::regclass::oid, m.oid FROM made m
     UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM made m JOIN pg_index i ON i.indrelid = m.oid
@@ -199,34 +198,34 @@ $$;
 
 -- Objects in which this transaction changed something: of the relations `rels` (by index), and the functions, types and others
 -- of the names `names`.
-CREATE FUNCTION pggit.touched_near(rels oid[], names name[], top xid8, years integer, since integer) RETURNS TABLE (class oid, obj oid)
+CREATE FUNCTION pggit.touched_near(rels oid[], names name[], top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c
      WHERE c.oid = ANY (rels) AND (
-           pggit.is_ours(c.xmin, c.cmin, top, years, since)
-        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_attrdef a WHERE a.adrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND pggit.is_ours(k.xmin, k.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_sequence q WHERE q.seqrelid = c.oid AND pggit.is_ours(q.xmin, q.cmin, top, years, since))
+           pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
+        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_attrdef a WHERE a.adrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND pggit.is_ours(k.xmin, k.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_sequence q WHERE q.seqrelid = c.oid AND pggit.is_ours(q.xmin, q.cmin, top, top_age, since))
         OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND c.relkind = 'S'
-                      AND pggit.is_ours(d.xmin, d.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND pggit.is_ours(g.xmin, g.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND pggit.is_ours(w.xmin, w.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_foreign_table f WHERE f.ftrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, years, since))
-        OR EXISTS (SELECT FROM pg_partitioned_table f WHERE f.partrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, years, since)))
+                      AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND pggit.is_ours(w.xmin, w.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_foreign_table f WHERE f.ftrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_partitioned_table f WHERE f.partrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since)))
     UNION ALL
-    SELECT 'pg_trigger'::regclass, g.oid FROM pg_trigger g WHERE g.tgrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, years, since)
+    SELECT 'pg_trigger'::regclass, g.oid FROM pg_trigger g WHERE g.tgrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
     UNION ALL
-    SELECT 'pg_policy'::regclass, g.oid FROM pg_policy g WHERE g.polrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, years, since)
+    SELECT 'pg_policy'::regclass, g.oid FROM pg_policy g WHERE g.polrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
     UNION ALL
-    SELECT 'pg_rewrite'::regclass, g.oid FROM pg_rewrite g WHERE g.ev_class = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, years, since)
+    SELECT 'pg_rewrite'::regclass, g.oid FROM pg_rewrite g WHERE g.ev_class = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
     UNION ALL
-    SELECT 'pg_proc'::regclass, p.oid FROM pg_proc p WHERE p.proname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, years, since)
+    SELECT 'pg_proc'::regclass, p.oid FROM pg_proc p WHERE p.proname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since)
     UNION ALL
-    SELECT 'pg_namespace'::regclass, p.oid FROM pg_namespace p WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, years, since)
+    SELECT 'pg_namespace'::regclass, p.oid FROM pg_namespace p WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since)
 $$;
 
 -- Relations of these names, with their indexes, partitions, sequences, views: what an ALTER of one may reach.
@@ -243,55 +242,55 @@ CREATE FUNCTION pggit.relations_near(names name[]) RETURNS oid[] LANGUAGE sql ST
 $$;
 
 -- The same without knowing where: every catalog is looked through.
-CREATE FUNCTION pggit.touched(top xid8, years integer, since integer) RETURNS TABLE (class oid, obj oid)
+CREATE FUNCTION pggit.touched(top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     SELECT 'pg_class'::regclass::oid, w.rel FROM (
-        SELECT c.oid FROM pg_class c WHERE pggit.is_ours(c.xmin, c.cmin, top, years, since)
-        UNION SELECT a.attrelid FROM pg_attribute a WHERE pggit.is_ours(a.xmin, a.cmin, top, years, since)
-        UNION SELECT a.adrelid FROM pg_attrdef a WHERE pggit.is_ours(a.xmin, a.cmin, top, years, since)
-        UNION SELECT k.conrelid FROM pg_constraint k WHERE pggit.is_ours(k.xmin, k.cmin, top, years, since)
-        UNION SELECT i.indexrelid FROM pg_index i WHERE pggit.is_ours(i.xmin, i.cmin, top, years, since)
-        UNION SELECT i.indrelid FROM pg_index i WHERE pggit.is_ours(i.xmin, i.cmin, top, years, since)
-        UNION SELECT i.inhrelid FROM pg_inherits i WHERE pggit.is_ours(i.xmin, i.cmin, top, years, since)
-        UNION SELECT q.seqrelid FROM pg_sequence q WHERE pggit.is_ours(q.xmin, q.cmin, top, years, since)
-        UNION SELECT g.tgrelid FROM pg_trigger g WHERE pggit.is_ours(g.xmin, g.cmin, top, years, since)
-        UNION SELECT g.ev_class FROM pg_rewrite g WHERE pggit.is_ours(g.xmin, g.cmin, top, years, since)
-        UNION SELECT f.ftrelid FROM pg_foreign_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, years, since)
-        UNION SELECT f.partrelid FROM pg_partitioned_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, years, since)) w(rel)
-    UNION SELECT 'pg_type'::regclass, t.oid FROM pg_type t WHERE pggit.is_ours(t.xmin, t.cmin, top, years, since)
-    UNION SELECT 'pg_type'::regclass, r.reltype FROM pg_class r WHERE r.relkind = 'c' AND (pggit.is_ours(r.xmin, r.cmin, top, years, since)
-             OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = r.oid AND pggit.is_ours(a.xmin, a.cmin, top, years, since)))
-    UNION SELECT 'pg_type'::regclass, e.enumtypid FROM pg_enum e WHERE pggit.is_ours(e.xmin, e.cmin, top, years, since)
-    UNION SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k WHERE k.contypid <> 0 AND pggit.is_ours(k.xmin, k.cmin, top, years, since)
-    UNION SELECT 'pg_trigger'::regclass, o.oid FROM pg_trigger o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_policy'::regclass, o.oid FROM pg_policy o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_rewrite'::regclass, o.oid FROM pg_rewrite o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_proc'::regclass, o.oid FROM pg_proc o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_proc'::regclass, o.aggfnoid FROM pg_aggregate o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_namespace'::regclass, o.oid FROM pg_namespace o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_operator'::regclass, o.oid FROM pg_operator o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_opclass'::regclass, o.oid FROM pg_opclass o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_opfamily'::regclass, o.oid FROM pg_opfamily o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_opfamily'::regclass, o.amopfamily FROM pg_amop o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_opfamily'::regclass, o.amprocfamily FROM pg_amproc o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_cast'::regclass, o.oid FROM pg_cast o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_transform'::regclass, o.oid FROM pg_transform o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_collation'::regclass, o.oid FROM pg_collation o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_conversion'::regclass, o.oid FROM pg_conversion o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_statistic_ext'::regclass, o.oid FROM pg_statistic_ext o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_ts_config'::regclass, o.oid FROM pg_ts_config o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_ts_config'::regclass, o.mapcfg FROM pg_ts_config_map o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_ts_dict'::regclass, o.oid FROM pg_ts_dict o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_ts_parser'::regclass, o.oid FROM pg_ts_parser o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_ts_template'::regclass, o.oid FROM pg_ts_template o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_foreign_data_wrapper'::regclass, o.oid FROM pg_foreign_data_wrapper o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_foreign_server'::regclass, o.oid FROM pg_foreign_server o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_publication'::regclass, o.oid FROM pg_publication o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_publication'::regclass, o.prpubid FROM pg_publication_rel o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_language'::regclass, o.oid FROM pg_language o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_extension'::regclass, o.oid FROM pg_extension o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_am'::regclass, o.oid FROM pg_am o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
-    UNION SELECT 'pg_default_acl'::regclass, o.oid FROM pg_default_acl o WHERE pggit.is_ours(o.xmin, o.cmin, top, years, since)
+        SELECT c.oid FROM pg_class c WHERE pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
+        UNION SELECT a.attrelid FROM pg_attribute a WHERE pggit.is_ours(a.xmin, a.cmin, top, top_age, since)
+        UNION SELECT a.adrelid FROM pg_attrdef a WHERE pggit.is_ours(a.xmin, a.cmin, top, top_age, since)
+        UNION SELECT k.conrelid FROM pg_constraint k WHERE pggit.is_ours(k.xmin, k.cmin, top, top_age, since)
+        UNION SELECT i.indexrelid FROM pg_index i WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since)
+        UNION SELECT i.indrelid FROM pg_index i WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since)
+        UNION SELECT i.inhrelid FROM pg_inherits i WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since)
+        UNION SELECT q.seqrelid FROM pg_sequence q WHERE pggit.is_ours(q.xmin, q.cmin, top, top_age, since)
+        UNION SELECT g.tgrelid FROM pg_trigger g WHERE pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
+        UNION SELECT g.ev_class FROM pg_rewrite g WHERE pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
+        UNION SELECT f.ftrelid FROM pg_foreign_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, top_age, since)
+        UNION SELECT f.partrelid FROM pg_partitioned_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, top_age, since)) w(rel)
+    UNION SELECT 'pg_type'::regclass, t.oid FROM pg_type t WHERE pggit.is_ours(t.xmin, t.cmin, top, top_age, since)
+    UNION SELECT 'pg_type'::regclass, r.reltype FROM pg_class r WHERE r.relkind = 'c' AND (pggit.is_ours(r.xmin, r.cmin, top, top_age, since)
+             OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = r.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since)))
+    UNION SELECT 'pg_type'::regclass, e.enumtypid FROM pg_enum e WHERE pggit.is_ours(e.xmin, e.cmin, top, top_age, since)
+    UNION SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k WHERE k.contypid <> 0 AND pggit.is_ours(k.xmin, k.cmin, top, top_age, since)
+    UNION SELECT 'pg_trigger'::regclass, o.oid FROM pg_trigger o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_policy'::regclass, o.oid FROM pg_policy o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_rewrite'::regclass, o.oid FROM pg_rewrite o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_proc'::regclass, o.oid FROM pg_proc o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_proc'::regclass, o.aggfnoid FROM pg_aggregate o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_namespace'::regclass, o.oid FROM pg_namespace o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_operator'::regclass, o.oid FROM pg_operator o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_opclass'::regclass, o.oid FROM pg_opclass o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_opfamily'::regclass, o.oid FROM pg_opfamily o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_opfamily'::regclass, o.amopfamily FROM pg_amop o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_opfamily'::regclass, o.amprocfamily FROM pg_amproc o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_cast'::regclass, o.oid FROM pg_cast o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_transform'::regclass, o.oid FROM pg_transform o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_collation'::regclass, o.oid FROM pg_collation o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_conversion'::regclass, o.oid FROM pg_conversion o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_statistic_ext'::regclass, o.oid FROM pg_statistic_ext o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_ts_config'::regclass, o.oid FROM pg_ts_config o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_ts_config'::regclass, o.mapcfg FROM pg_ts_config_map o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_ts_dict'::regclass, o.oid FROM pg_ts_dict o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_ts_parser'::regclass, o.oid FROM pg_ts_parser o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_ts_template'::regclass, o.oid FROM pg_ts_template o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_foreign_data_wrapper'::regclass, o.oid FROM pg_foreign_data_wrapper o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_foreign_server'::regclass, o.oid FROM pg_foreign_server o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_publication'::regclass, o.oid FROM pg_publication o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_publication'::regclass, o.prpubid FROM pg_publication_rel o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_language'::regclass, o.oid FROM pg_language o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_extension'::regclass, o.oid FROM pg_extension o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_am'::regclass, o.oid FROM pg_am o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+    UNION SELECT 'pg_default_acl'::regclass, o.oid FROM pg_default_acl o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
 $$;
 
 -- Whether the history keeps rows for it: not for parts (they stand in their table's or type's definition), not for what the
@@ -445,7 +444,7 @@ $$;
 ---------------------------------------------------------------------------------------------------------------------------
 
 -- What changed in this database since the last call in this transaction, and what went of what was noted.
-CREATE FUNCTION pggit.record_found(call jsonb, query text, secret bytea) RETURNS bigint
+CREATE FUNCTION pggit.record_found(call jsonb, query text, secret bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     tag text := call ->> 'tag';
@@ -454,7 +453,7 @@ DECLARE
     statement uuid := (call ->> 'statement')::uuid;
     names text[] := (SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o WHERE o ->> 1 <> '*');
     top xid8 := pg_current_xact_id();
-    years integer := age(top::xid);
+    top_age integer := age(top::xid);
     since integer := coalesce(pggit.noted('since', secret)::integer, -1);
     droppable jsonb := pggit.noted('droppable', secret);
     wholes jsonb := pggit.noted('wholes', secret);
@@ -476,18 +475,18 @@ BEGIN
     END IF;
 
     IF names IS NOT NULL AND tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'EXPLAIN') THEN
-        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.created(names::name[], top, years, since) t;
+        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.created(names::name[], top, top_age, since) t;
     ELSIF act = 'DROP' AND names IS NOT NULL THEN
         -- What stays of what might have gone; a table that lost a column, say.
         rels := ARRAY(SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass);
-        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, years, since) t;
+        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
     ELSIF names IS NOT NULL AND act <> 'RENAME'
           AND tag IN ('CREATE VIEW', 'CREATE INDEX', 'CREATE SEQUENCE', 'CREATE FUNCTION', 'ALTER FUNCTION', 'ALTER TABLE', 'ALTER INDEX',
                       'ALTER VIEW', 'ALTER SEQUENCE') THEN
         rels := pggit.relations_near(names::name[]);
-        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, years, since) t;
+        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
     ELSE
-        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched(top, years, since) t;
+        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched(top, top_age, since) t;
     END IF;
     IF wholes IS NOT NULL THEN
         SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects
@@ -508,24 +507,21 @@ BEGIN
     done := done + more;
 
     -- What has no definition that could show it.
-    IF act IN ('GRANT', 'REVOKE', 'COMMENT', 'SECURITY') OR tag IN ('ALTER DEFAULT PRIVILEGES', 'REINDEX') THEN
+    IF act IN ('GRANT', 'REVOKE', 'COMMENT', 'SECURITY') OR tag = 'ALTER DEFAULT PRIVILEGES' THEN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, objsubid, aspect,
                                    new_definition, statement_id, sql_executed, message, captured_by, ordinal)
-        SELECT coalesce(act, tag), tag, coalesce(kind, lower(tag)), o.entry ->> 0, o.entry ->> 1,
+        SELECT act, tag, kind, o.entry ->> 0, o.entry ->> 1,
                coalesce(c.identity, concat_ws('.', quote_ident(o.entry ->> 0), quote_ident(o.entry ->> 1))), c.class, c.obj, coalesce(c.sub, 0),
                CASE act WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END, c.text, statement, query, pggit.message_of(query), 'inject', done + o.n
           FROM jsonb_array_elements(CASE WHEN jsonb_array_length(call -> 'objects') = 0 THEN '[[null, null]]'::jsonb ELSE call -> 'objects' END)
                    WITH ORDINALITY AS o(entry, n)
-          LEFT JOIN LATERAL pggit.comment_made(act, top, years, since) c ON true;
-        GET DIAGNOSTICS more = ROW_COUNT;
-        done := done + more;
+          LEFT JOIN LATERAL pggit.comment_made(act, top, top_age, since) c ON true;
     END IF;
 
     -- The next call looks only at what comes after this one.
     IF last IS NOT NULL THEN
         PERFORM pggit.note('since', last::text, secret);
     END IF;
-    RETURN done;
 END
 $$;
 
@@ -548,10 +544,10 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- The comment that COMMENT made; none where it took one away.
-CREATE FUNCTION pggit.comment_made(act text, top xid8, years integer, since integer) RETURNS TABLE (class oid, obj oid, sub integer, text text, identity text)
+CREATE FUNCTION pggit.comment_made(act text, top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid, sub integer, text text, identity text)
 LANGUAGE sql STABLE AS $$
     SELECT d.classoid, d.objoid, d.objsubid, d.description, (pg_identify_object(d.classoid, d.objoid, d.objsubid)).identity
-      FROM pg_description d WHERE act = 'COMMENT' AND pggit.is_ours(d.xmin, d.cmin, top, years, since)
+      FROM pg_description d WHERE act = 'COMMENT' AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since)
 $$;
 
 CREATE PROCEDURE pggit.companion(payload text, signature text, sql text)
@@ -580,7 +576,7 @@ BEGIN
     shared := call ->> 'type' IN ('role', 'database', 'tablespace', 'event trigger', 'parameter ACL')
               AND call ->> 'tag' NOT IN ('REASSIGN OWNED', 'DROP OWNED');
     IF shared THEN
-        PERFORM pggit.record_shared(call, query, 'inject');
+        PERFORM pggit.record_shared(call, query);
     ELSE
         PERFORM pggit.record_found(call, query, secret);
     END IF;
