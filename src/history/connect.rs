@@ -93,7 +93,9 @@ impl Server {
                 ("search_path", "pg_catalog"),
                 ("default_transaction_read_only", "off"),
                 ("default_transaction_isolation", "read committed"),
-                ("lock_timeout", "5s"),
+                // Half of the default deadlock_timeout: who drops or locks tables of ours meets no deadlock with the
+                // recorder, which lets go first and comes again.
+                ("lock_timeout", "500ms"),
                 ("statement_timeout", "10s"),
                 ("idle_in_transaction_session_timeout", "60s"),
             ])

@@ -183,7 +183,7 @@ async fn look(
     history_edits: i64,
 ) -> Result<(bool, i64, i64, bool), sqlx::Error> {
     let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = 1000",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE; SET LOCAL statement_timeout = {}",
         LOOK_TIMEOUT.as_millis()
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(begin)).execute(&mut *connection).await?;
