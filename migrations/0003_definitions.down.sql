@@ -7,6 +7,7 @@ DROP FUNCTION pggit.describe_function(oid);
 DROP FUNCTION pggit.describe_type(oid);
 DROP FUNCTION pggit.describe_relation(oid, "char");
 DROP FUNCTION pggit.describe_table(oid);
+DROP FUNCTION pggit.index_marks(text, oid, boolean, boolean);
 DROP FUNCTION pggit.column_settings(text, name, "char", "char", integer, text[]);
 DROP FUNCTION pggit.column_default(oid, smallint, "char");
 DROP FUNCTION pggit.column_collation(oid);

@@ -30,6 +30,15 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION pggit.index_marks(table_name text, index oid, clustered boolean, identity boolean) RETURNS text LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    name text := (SELECT quote_ident(i.relname) FROM pg_class i WHERE i.oid = index);
+BEGIN
+    RETURN concat(CASE WHEN clustered THEN format(E';\nALTER TABLE %s CLUSTER ON %s', table_name, name) END,
+                  CASE WHEN identity THEN format(E';\nALTER TABLE %s REPLICA IDENTITY USING INDEX %s', table_name, name) END);
+END
+$$;
+
 -- What only pg_dump's ALTER TABLE lines can say.
 CREATE FUNCTION pggit.column_settings(only_name text, name name, storage "char", compression "char", target integer, options text[])
 RETURNS text LANGUAGE sql STABLE AS $$
@@ -92,14 +101,13 @@ BEGIN
 
     -- PostgreSQL 18 keeps NOT NULL as constraints too: they stand with their columns already.
     IF t.relhasindex OR t.relchecks > 0 OR t.relhastriggers THEN
-        SELECT (SELECT string_agg(format(E',\n    CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)), '' ORDER BY k.conname)
-                  FROM pg_constraint k WHERE k.conrelid = rel AND k.contype NOT IN ('n', 't')),
-               (SELECT concat(string_agg(format(E';\nALTER TABLE %s CLUSTER ON %I', t.name, i.relname), '') FILTER (WHERE x.indisclustered),
-                              string_agg(format(E';\nALTER TABLE %s REPLICA IDENTITY USING INDEX %I', t.name, i.relname), '')
-                                  FILTER (WHERE x.indisreplident))
-                  FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
-                 WHERE x.indrelid = rel AND (x.indisclustered OR x.indisreplident))
-          INTO constraints, indexes;
+        SELECT string_agg(k.line, '') INTO constraints
+          FROM (SELECT format(E',\n    CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS line FROM pg_constraint k
+                 WHERE k.conrelid = rel AND k.contype NOT IN ('n', 't') ORDER BY k.contypid, k.conname) k;
+    END IF;
+    IF t.relhasindex THEN
+        SELECT string_agg(CASE WHEN x.indisclustered OR x.indisreplident THEN pggit.index_marks(t.name, x.indexrelid, x.indisclustered, x.indisreplident) END, '')
+          INTO indexes FROM pg_index x WHERE x.indrelid = rel;
     END IF;
 
     definition := concat('CREATE ', CASE WHEN t.relpersistence = 'u' THEN 'UNLOGGED ' END, CASE WHEN t.relkind = 'f' THEN 'FOREIGN ' END,

@@ -16,5 +16,5 @@ DROP FUNCTION pggit.is_migrating();
 DROP FUNCTION pggit.enter_extension(integer);
 DROP FUNCTION pggit.extension_depth();
 DROP FUNCTION pggit.record_affected(oid[], oid[], text, integer);
-DROP FUNCTION pggit.followers(oid[], xid);
+DROP FUNCTION pggit.followers(oid, xid);
 DROP FUNCTION pggit.descendants(oid);

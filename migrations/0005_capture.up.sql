@@ -27,38 +27,38 @@ $$;
 -- What ALTER TABLE makes, renames or moves together with the table and names nowhere: indexes of constraints, indexes and
 -- statistics made anew for another type, sequences of columns; and tables that are no partitions any more. And the table whose
 -- constraint ALTER INDEX renames. It has rows in the catalogs that this very (sub)transaction wrote.
-CREATE FUNCTION pggit.followers(tables oid[], written xid) RETURNS TABLE (class oid, obj oid)
+CREATE FUNCTION pggit.followers(rel oid, written xid) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
-    SELECT 'pg_class'::regclass::oid, i.oid FROM unnest(tables) t(oid) JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class i ON i.oid = x.indexrelid
-     WHERE i.xmin = written
+    SELECT 'pg_class'::regclass::oid, i.oid FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+     WHERE x.indrelid = rel AND i.xmin = written
        -- Made, renamed or moved; a table that is rewritten touches its indexes, too.
        AND (x.xmin = written
             OR EXISTS (SELECT FROM pg_depend d JOIN pg_constraint k ON k.oid = d.refobjid
                         WHERE d.classid = 'pg_class'::regclass AND d.objid = i.oid AND d.refclassid = 'pg_constraint'::regclass AND k.xmin = written)
-            OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = t.oid
+            OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = rel
                           AND d.refclassid = 'pg_namespace'::regclass AND d.xmin = written))
     UNION ALL
-    SELECT 'pg_class'::regclass, s.oid FROM unnest(tables) t(oid)
-      JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid > 0
-                          AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i')
-      JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
-     WHERE s.xmin = written
+    SELECT 'pg_class'::regclass, d.objid FROM pg_depend d
+     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = rel AND d.refobjsubid > 0
+       AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i')
+       AND EXISTS (SELECT FROM pg_class s WHERE s.oid = d.objid AND s.relkind = 'S' AND s.xmin = written)
     UNION ALL
-    SELECT 'pg_class'::regclass, k.conrelid FROM unnest(tables) t(oid)
-      JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_constraint'::regclass AND d.deptype = 'i'
-      JOIN pg_constraint k ON k.oid = d.refobjid
-     WHERE k.xmin = written
+    SELECT 'pg_class'::regclass, k.conrelid FROM pg_constraint k
+     WHERE k.oid = (SELECT d.refobjid FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = rel AND d.objsubid = 0
+                       AND d.refclassid = 'pg_constraint'::regclass AND d.deptype = 'i')
+       AND k.xmin = written
     UNION ALL
-    SELECT 'pg_statistic_ext'::regclass, e.oid FROM unnest(tables) t(oid) JOIN pg_statistic_ext e ON e.stxrelid = t.oid WHERE e.xmin = written
+    SELECT 'pg_statistic_ext'::regclass, e.oid FROM pg_statistic_ext e WHERE e.stxrelid = rel AND e.xmin = written
     UNION ALL
     SELECT 'pg_class'::regclass, c.oid FROM pg_class c
-     WHERE EXISTS (SELECT FROM unnest(tables) t(oid) JOIN pg_class p ON p.oid = t.oid AND p.relkind = 'p')
+     WHERE EXISTS (SELECT FROM pg_class p WHERE p.oid = rel AND p.relkind = 'p')
        AND c.xmin = written AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition
 $$;
 
 -- Rows for objects that may have been changed. The view decides by comparing definitions.
 CREATE FUNCTION pggit.record_affected(classes oid[], objects oid[], tag text, first_ordinal integer) RETURNS void
-LANGUAGE sql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
     INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                namespace, new_definition, shape, affected, ordinal)
     SELECT 'ALTER', tag, i.type, s.nspname, coalesce(t.typname, a.object_names[array_length(a.object_names, 1)]), i.identity,
@@ -70,7 +70,8 @@ LANGUAGE sql VOLATILE AS $$
       LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] ELSE s.oid = t.typnamespace END
       CROSS JOIN LATERAL pggit.describe(u.class, u.obj) d
      WHERE i.identity IS NOT NULL AND a.object_names[1] IS DISTINCT FROM 'pg_temp'
-       AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = u.class AND m.objid = u.obj AND m.objsubid = 0 AND m.deptype = 'e')
+       AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = u.class AND m.objid = u.obj AND m.objsubid = 0 AND m.deptype = 'e');
+END
 $$;
 
 -- How deep in extension commands (a script may hold ALTER EXTENSION ... ADD) this transaction is. A client who sets this hides
@@ -105,9 +106,10 @@ BEGIN
         RESET pggit.branch;
     END IF;
     IF own = '0' OR own::interval > bound::interval THEN
-        PERFORM set_config('lock_timeout', bound, true);
+        -- Assignments, because PERFORM would start a query for each.
+        bound := set_config('lock_timeout', bound, true);
         LOCK TABLE pggit.changes IN ROW EXCLUSIVE MODE;
-        PERFORM set_config('lock_timeout', own, true);
+        own := set_config('lock_timeout', own, true);
     END IF;
 END
 $$;
@@ -117,16 +119,16 @@ $$;
 -- each of those costs a part of what CREATE TABLE itself costs.
 CREATE FUNCTION pggit.record_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     o record;
     d record;
     names text[];
     seen text[] := '{}';
     n integer := 0;
-    families oid[];
-    opfamilies oid[];
-    altered oid[];
+    families oid[] := '{}';
+    opfamilies oid[] := '{}';
+    altered oid[] := '{}';
     written xid;
     family oid;
     classes oid[];
@@ -255,23 +257,29 @@ BEGIN
         END IF;
     END LOOP;
 
-    IF opfamilies IS NOT NULL THEN
-        PERFORM pggit.record_affected(array_fill('pg_opfamily'::regclass::oid, ARRAY[array_length(opfamilies, 1)]), opfamilies, tg_tag, n);
-        n := n + array_length(opfamilies, 1);
-    END IF;
-    IF altered IS NOT NULL THEN
-        SELECT array_agg(m.class), array_agg(m.obj) INTO classes, objects FROM pggit.followers(altered, written) m
-         WHERE NOT concat_ws(' ', m.class, m.obj, 0) = ANY (seen);
-        PERFORM pggit.record_affected(classes, objects, tg_tag, n);
-        n := n + coalesce(array_length(classes, 1), 0);
-    END IF;
-    IF families IS NOT NULL THEN
-        FOREACH family IN ARRAY families LOOP
-            SELECT array_agg(m.class), array_agg(m.obj) INTO classes, objects FROM pggit.descendants(family) m
-             WHERE NOT concat_ws(' ', m.class, m.obj, 0) = ANY (seen);
-            PERFORM pggit.record_affected(classes, objects, tg_tag, n);
-            n := n + coalesce(array_length(classes, 1), 0);
+    -- What changed along, and was not named.
+    FOREACH family IN ARRAY opfamilies LOOP
+        classes := classes || 'pg_opfamily'::regclass::oid;
+        objects := objects || family;
+    END LOOP;
+    FOREACH family IN ARRAY altered LOOP
+        FOR d IN SELECT m.class, m.obj FROM pggit.followers(family, written) m LOOP
+            CONTINUE WHEN concat_ws(' ', d.class, d.obj, 0) = ANY (seen);
+            seen := seen || concat_ws(' ', d.class, d.obj, 0);
+            classes := classes || d.class;
+            objects := objects || d.obj;
         END LOOP;
+    END LOOP;
+    FOREACH family IN ARRAY families LOOP
+        FOR d IN SELECT m.class, m.obj FROM pggit.descendants(family) m LOOP
+            CONTINUE WHEN concat_ws(' ', d.class, d.obj, 0) = ANY (seen);
+            seen := seen || concat_ws(' ', d.class, d.obj, 0);
+            classes := classes || d.class;
+            objects := objects || d.obj;
+        END LOOP;
+    END LOOP;
+    IF classes IS NOT NULL THEN
+        PERFORM pggit.record_affected(classes, objects, tg_tag, n);
     END IF;
 
     IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN

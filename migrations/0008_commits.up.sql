@@ -80,7 +80,9 @@ $$;
 -- One commit as its rows tell it. Several messages are told one after the other, each once.
 CREATE FUNCTION pggit.describe_commit(id uuid)
 RETURNS TABLE (branch text, author text, message text, created_at timestamptz, application_name text, xid xid8, changes bigint)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
     SELECT (array_agg(c.branch ORDER BY c.created_at, c.ordinal, c.id))[1],
            (array_agg(c.created_by ORDER BY c.created_at, c.ordinal, c.id))[1],
            coalesce((SELECT string_agg(m.message, E'\n' ORDER BY m.at, m.ordinal) FROM (
@@ -95,7 +97,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            CASE WHEN bool_or(c.affected) THEN (SELECT count(*) FROM pggit.history h WHERE h.commit_id = describe_commit.id)
                 ELSE count(*) END
       FROM pggit.changes c WHERE c.commit_id = describe_commit.id
-    HAVING count(*) > 0
+    HAVING count(*) > 0;
+END
 $$;
 
 -- Transactions that changed something and are not sealed yet, in the order in which they have to be: whatever one of them
