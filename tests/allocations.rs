@@ -1,41 +1,17 @@
 //! What relaying costs: the engine allocates nothing for plain traffic, once a session is under way.
-// A counting allocator cannot be written without it.
-#![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+#[path = "support/counting.rs"]
+mod counting;
+#[path = "support/engine.rs"]
+mod engine;
 
-use pggit_proxy::change::{Capture, Key, Means, Recording, SessionFacts};
+use counting::allocations;
+use engine::{LIMITS, READY, feed};
 use pggit_proxy::policy::Policy;
-use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
+use pggit_proxy::session::{Effects, Env, Next, Session};
 use pggit_proxy::sql::Classifier;
 use pggit_proxy::wire::{frame, pipe::Pipe};
-
-struct Counting;
-
-thread_local!(static COUNT: Cell<usize> = const { Cell::new(0) });
-
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A session that is logged in, with buffers as the driver lends them.
 struct Relay {
@@ -50,20 +26,12 @@ struct Relay {
 
 impl Relay {
     fn new() -> Self {
-        let facts = SessionFacts {
-            id: uuid::Uuid::nil(),
-            user: "ann".into(),
-            database: "app".into(),
-            branch: Some("main".into()),
-            client_addr: None,
-            client_port: 0,
-        };
         let mut up = Pipe::default();
         up.put_buffer(vec![0; 16 << 10].into_boxed_slice());
         let mut down = Pipe::default();
         down.put_buffer(vec![0; 128 << 10].into_boxed_slice());
         let mut relay = Self {
-            session: Session::new(Arc::new(facts), "test".into(), [7; 32], false, Instant::now()),
+            session: engine::session(),
             classifier: Classifier::new(1 << 20),
             policy: Policy::default(),
             up,
@@ -101,29 +69,12 @@ impl Relay {
     /// Allocations of `times` rounds, after one that may fill tables and caches.
     fn rounds(&mut self, times: usize, mut round: impl FnMut(&mut Self)) -> usize {
         round(self);
-        let before = COUNT.get();
-        for _ in 0..times {
-            round(self);
-        }
-        COUNT.get() - before
+        allocations(|| (0..times).for_each(|_| round(self))).0
     }
 }
 
 fn env(policy: &Policy) -> Env<'_> {
-    Env {
-        policy,
-        recording: &|| Recording::Ready(Means { capture: Capture::Trigger, key: Key([7; 64]) }),
-        broken_because: &String::new,
-        now: Instant::now(),
-        wall: SystemTime::now,
-        new_id: uuid::Uuid::nil,
-        limits: Limits { max_statement_parse: 1 << 20, max_prepared: 100, max_logged_sql: 1000 },
-    }
-}
-
-fn feed(pipe: &mut Pipe, bytes: &[u8]) {
-    pipe.room()[..bytes.len()].copy_from_slice(bytes);
-    pipe.filled(bytes.len());
+    engine::env(policy, &|| READY, LIMITS)
 }
 
 fn pass_on(pipe: &mut Pipe) {

@@ -17,20 +17,20 @@
 //! Every script runs twice: message by message, and byte by byte.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/engine.rs"]
+mod engine;
+
 use std::cell::Cell;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use pggit_proxy::change::{Capture, Intended, Key, Means, Recording, SessionFacts, Told};
+use engine::{LIMITS, READY, drain, env, feed, ready};
+use pggit_proxy::change::{Capture, Intended, Recording, Told};
 use pggit_proxy::config::Config;
 use pggit_proxy::policy::Policy;
-use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
+use pggit_proxy::session::{Effects, Limits, Next, Session};
 use pggit_proxy::sql::Classifier;
 use pggit_proxy::wire::{error, frame, pipe::Pipe};
-
-/// Event triggers record.
-const READY: Recording = Recording::Ready(Means { capture: Capture::Trigger, key: Key([7; 64]) });
 
 #[test]
 fn every_script_goes_as_written() {
@@ -98,7 +98,7 @@ fn run(path: &Path, chunk: usize) {
             "recording" => {
                 let state = match rest {
                     "broken" => Recording::Broken,
-                    "inject" => Recording::Ready(Means { capture: Capture::Inject, key: Key([7; 64]) }),
+                    "inject" => ready(Capture::Inject),
                     _ => READY,
                 };
                 conversation.recording.set(state);
@@ -151,21 +151,13 @@ fn policy(name: &str) -> Policy {
 
 impl Conversation {
     fn new() -> Self {
-        let facts = SessionFacts {
-            id: uuid::Uuid::nil(),
-            user: "ann".into(),
-            database: "app".into(),
-            branch: Some("main".into()),
-            client_addr: None,
-            client_port: 0,
-        };
         Self {
-            session: Session::new(Arc::new(facts), "test".into(), [7; 32], false, Instant::now()),
+            session: engine::session(),
             classifier: Classifier::new(1 << 20),
             policy: Policy::default(),
             recording: Cell::new(READY),
             intended: Intended::Written,
-            limits: Limits { max_statement_parse: 1 << 20, max_prepared: 100, max_logged_sql: 1000 },
+            limits: LIMITS,
             up: Pipe::default(),
             down: Pipe::default(),
             facts: Vec::new(),
@@ -179,15 +171,8 @@ impl Conversation {
             loop {
                 let mut fx = Effects::default();
                 let recording = self.recording.get();
-                let env = Env {
-                    policy: &self.policy,
-                    recording: &|| recording,
-                    broken_because: &|| "the test says so".into(),
-                    now: Instant::now(),
-                    wall: SystemTime::now,
-                    new_id: uuid::Uuid::now_v7,
-                    limits: self.limits,
-                };
+                let recording_now = || recording;
+                let env = env(&self.policy, &recording_now, self.limits);
                 let next = self.session.from_client(&mut self.up, &env, &mut self.classifier, &mut fx).unwrap();
                 let intent = fx.intent.is_some();
                 self.note(fx);
@@ -212,15 +197,7 @@ impl Conversation {
         for piece in bytes.chunks(chunk) {
             feed(&mut self.down, piece);
             let mut fx = Effects::default();
-            let env = Env {
-                policy: &self.policy,
-                recording: &|| READY,
-                broken_because: &String::new,
-                now: Instant::now(),
-                wall: SystemTime::now,
-                new_id: uuid::Uuid::now_v7,
-                limits: self.limits,
-            };
+            let env = env(&self.policy, &|| READY, self.limits);
             self.session.from_server(&mut self.down, &env, &mut fx).unwrap();
             self.note(fx);
             out.extend(drain(&mut self.down));
@@ -258,20 +235,6 @@ impl Conversation {
             self.facts.push(format!("{} {tag}{state}", fact.outcome.as_str()));
         }
     }
-}
-
-fn feed(pipe: &mut Pipe, bytes: &[u8]) {
-    while pipe.room().len() < bytes.len() {
-        pipe.grow();
-    }
-    pipe.room()[..bytes.len()].copy_from_slice(bytes);
-    pipe.filled(bytes.len());
-}
-
-fn drain(pipe: &mut Pipe) -> Vec<u8> {
-    let out = pipe.outgoing().to_vec();
-    pipe.wrote(out.len());
-    out
 }
 
 /// One message from its line.

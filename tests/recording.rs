@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -447,22 +448,19 @@ fn a_dump_is_restored_through_the_proxy() {
              create table p (a int) partition by range (a); create table p1 partition of p for values from (0) to (9); \
              comment on table t is 'tt'; insert into t (m, c, x) select 'ok', 'C', g from generate_series(1, 100) g;",
         );
-        let bin = |name: &str| {
-            let own = it.server.bin.join(name);
-            if own.exists() { own } else { name.into() }
-        };
+        let bin = |name: &str| it.server.client_program(name);
         let port = it.proxy.clients.port().to_string();
         let via =
             |database: &str| ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-d", database].map(str::to_owned);
         let dump = Command::new(bin("pg_dump")).args(via(&source)).output().unwrap();
-        if !dump.status.success() {
-            // A pg_dump older than the server refuses to work; there is none of the server's own here.
-            let words = String::from_utf8_lossy(&dump.stderr).into_owned();
-            assert!(words.contains("server version mismatch") || words.contains("version"), "{words}");
-            return;
-        }
-        let script = String::from_utf8(dump.stdout).unwrap();
-        it.proxy.psql(&it.database, &script);
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let mut script = tempfile::NamedTempFile::new().unwrap();
+        script.write_all(&dump.stdout).unwrap();
+        // Of the same version: a script may hold words of psql's that an older one does not know.
+        let mut psql = Command::new(bin("psql"));
+        psql.args(via(&it.database)).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(script.path());
+        let restored = psql.output().unwrap();
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
         let count = |what: &str| it.sql(&format!("select count(*) from pggit.history where {what} and via_proxy"));
         assert_eq!(it.sql("select count(*) from t"), "100");
         assert_eq!(count("object_type = 'table' and change_type = 'CREATE'"), "3");

@@ -98,6 +98,11 @@ impl PgServer {
         Builder { version: Some(version), ..Builder::default() }
     }
 
+    /// A client program of this server's version.
+    pub fn client_program(&self, name: &str) -> PathBuf {
+        client_program(self.version, &self.bin, name)
+    }
+
     /// One server of this version for all tests of this test binary; give each test its own database.
     pub fn shared(version: Pg) -> &'static Self {
         static SERVERS: [OnceLock<PgServer>; 64] = [const { OnceLock::new() }; 64];
@@ -218,6 +223,16 @@ pub fn binaries(version: Pg) -> PathBuf {
         .find(|bin| is_it(bin))
         .map(|bin| bin.canonicalize().unwrap())
         .unwrap_or_else(|| panic!("no PostgreSQL {} here: run `scripts/setup.sh tests`", version.0))
+}
+
+/// `pg_dump` and the like, of the server's own version: beside its programs, or where `scripts/setup.sh tests` put them.
+fn client_program(version: Pg, bin: &Path, name: &str) -> PathBuf {
+    let fetched = super::proxy::root().join(format!(".cache/clients/{}/bin", version.0));
+    [bin, &fetched]
+        .map(|place| place.join(name))
+        .into_iter()
+        .find(|program| program.exists())
+        .unwrap_or_else(|| panic!("no {name} of PostgreSQL {} here: run `scripts/setup.sh tests`", version.0))
 }
 
 /// PostgreSQL refuses to run as root: then it runs as `postgres`, or as `nobody`.
