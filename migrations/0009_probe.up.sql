@@ -258,7 +258,10 @@ BEGIN
     IF class = 'pg_user_mapping'::regclass THEN
         RETURN EXISTS (SELECT FROM pg_user_mappings u WHERE u.umid = obj);
     END IF;
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s t WHERE t.oid = $1)', class::regclass) INTO found USING obj;
+    -- Large objects are known by the catalog of their pieces, whose rows have no oid.
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s t WHERE t.oid = $1)',
+                   CASE class WHEN 'pg_largeobject'::regclass THEN 'pg_largeobject_metadata'::regclass ELSE class END::regclass)
+       INTO found USING obj;
     RETURN found;
 END
 $$;
