@@ -384,12 +384,15 @@ LANGUAGE sql STABLE AS $$
     UNION ALL SELECT 'pg_user_mapping'::regclass, umid FROM pg_user_mappings WHERE srvname = ANY (names)
 $$;
 
--- With what depends on them, and what they are a part of. Without names (DROP CAST, DROP OWNED): everything of the users'.
+-- With what depends on them, and what they are a part of. Without names (DROP CAST, DROP OWNED): everything of the users', also
+-- what depends on nothing but its owner.
 CREATE FUNCTION pggit.droppable(names name[]) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     WITH RECURSIVE r(class, obj) AS (
         (SELECT n.class, n.obj FROM pggit.objects_named(names) n WHERE n.obj >= 16384
-         UNION ALL SELECT d.classid, d.objid FROM pg_depend d WHERE names IS NULL AND d.objid >= 16384)
+         UNION ALL SELECT d.classid, d.objid FROM pg_depend d WHERE names IS NULL AND d.objid >= 16384
+         UNION ALL SELECT s.classid, s.objid FROM pg_shdepend s WHERE names IS NULL AND s.objid >= 16384
+                      AND s.dbid = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database()))
         UNION
         SELECT x.class, x.obj FROM r, LATERAL (
             SELECT d.classid, d.objid FROM pg_depend d WHERE d.refclassid = r.class AND d.refobjid = r.obj AND d.objid >= 16384
@@ -451,7 +454,8 @@ DECLARE
     act text := upper(call ->> 'action');
     kind text := call ->> 'type';
     statement uuid := (call ->> 'statement')::uuid;
-    names text[] := (SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o WHERE o ->> 1 <> '*');
+    -- DROP OWNED names roles, not what it drops.
+    names text[] := (SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o WHERE o ->> 1 <> '*' AND tag <> 'DROP OWNED');
     top xid8 := pg_current_xact_id();
     top_age integer := age(top::xid);
     since integer := coalesce(pggit.noted('since', secret)::integer, -1);
@@ -476,6 +480,9 @@ BEGIN
 
     IF names IS NOT NULL AND tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'EXPLAIN') THEN
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.created(names::name[], top, top_age, since) t;
+    ELSIF kind = 'user mapping' AND act <> 'DROP' THEN
+        -- Who wrote a mapping only a superuser may know: all of the server's, of which the view shows those that are new or differ.
+        SELECT array_agg('pg_user_mapping'::regclass::oid), array_agg(u.umid) INTO classes, objects FROM pg_user_mappings u WHERE u.srvname = ANY (names);
     ELSIF act = 'DROP' AND names IS NOT NULL THEN
         -- What stays of what might have gone; a table that lost a column, say.
         rels := ARRAY(SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass);
@@ -569,7 +576,7 @@ BEGIN
     END IF;
     IF call ->> 'phase' = 'before' THEN
         PERFORM pggit.note_droppable((SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o
-                                       HAVING bool_and(o ->> 1 <> '*')), secret);
+                                       HAVING bool_and(o ->> 1 <> '*' AND call ->> 'tag' <> 'DROP OWNED')), secret);
         RETURN;
     END IF;
     query := CASE WHEN sql IS NULL THEN pggit.client_query() ELSE pggit.kept_query(sql) END;

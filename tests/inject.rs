@@ -95,6 +95,11 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("create table p1 partition of p for values from (0) to (9)", &["CREATE table public.p1"]),
     ("alter table p add column b text", &["ALTER table public.p", "ALTER table public.p1"]),
     ("drop table p", &["DROP table public.p", "DROP table public.p1"]),
+    ("create foreign data wrapper w", &["CREATE foreign-data wrapper w"]),
+    ("create server s foreign data wrapper w", &["CREATE server s"]),
+    ("create user mapping for public server s", &["CREATE user mapping public on server s"]),
+    ("create user mapping if not exists for public server s", &[]),
+    ("drop server s cascade", &["DROP server s", "DROP user mapping public on server s"]),
 ];
 
 fn sorted(rows: &[impl AsRef<str>]) -> Vec<String> {

@@ -122,6 +122,14 @@ impl PgServer {
         name.to_owned()
     }
 
+    /// A new directory of the server's, gone with it.
+    pub fn owned_directory(&self, name: &str) -> PathBuf {
+        let directory = self.directory.join(name);
+        fs::create_dir(&directory).unwrap();
+        own(&directory);
+        directory
+    }
+
     /// For libpq and for `--database-url`.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@{}/{database}", self.address)
