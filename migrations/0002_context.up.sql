@@ -70,12 +70,15 @@ RETURN pg_catalog.regexp_replace(query,
     '', 'g');
 
 -- 64 Ki characters: a script of thousands of statements sent as one text is stored once for every object it makes.
-CREATE FUNCTION pggit.kept_query(query text) RETURNS text LANGUAGE sql IMMUTABLE
-RETURN CASE
-    WHEN pg_catalog.length(query) > 65536
-        THEN pggit.without_secrets(pg_catalog.left(query, 65536)) || E'\n-- [pggit: cut here, ' || pg_catalog.length(query) || ' characters in all]'
-    ELSE pggit.without_secrets(query)
-END;
+CREATE FUNCTION pggit.kept_query(query text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF length(query) > 65536 THEN
+        RETURN pggit.without_secrets(left(query, 65536)) || E'\n-- [pggit: cut here, ' || length(query) || ' characters in all]';
+    END IF;
+    RETURN pggit.without_secrets(query);
+END
+$$;
 
 -- The tests stand here too: so the common case is inlined, and a call would cost more than all else here.
 CREATE FUNCTION pggit.client_query() RETURNS text LANGUAGE sql VOLATILE

@@ -199,7 +199,9 @@ $$;
 -- Objects in which this transaction changed something: of the relations `rels` (by index), and the functions, types and others
 -- of the names `names`.
 CREATE FUNCTION pggit.touched_near(rels oid[], names name[], top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid)
-LANGUAGE sql STABLE AS $$
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+    RETURN QUERY
     SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c
      WHERE c.oid = ANY (rels) AND (
            pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
@@ -225,20 +227,25 @@ LANGUAGE sql STABLE AS $$
     UNION ALL
     SELECT 'pg_proc'::regclass, p.oid FROM pg_proc p WHERE p.proname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since)
     UNION ALL
-    SELECT 'pg_namespace'::regclass, p.oid FROM pg_namespace p WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since)
+    SELECT 'pg_namespace'::regclass, p.oid FROM pg_namespace p WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since);
+END
 $$;
 
 -- Relations of these names, with their indexes, partitions, sequences, views: what an ALTER of one may reach.
-CREATE FUNCTION pggit.relations_near(names name[]) RETURNS oid[] LANGUAGE sql STABLE AS $$
-    WITH RECURSIVE r(rel) AS (
-        SELECT c.oid FROM pg_class c WHERE c.relname = ANY (names)
-        UNION
-        SELECT x.oid FROM r, LATERAL (
-            SELECT d.objid FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = r.rel AND d.classid = 'pg_class'::regclass
-            UNION ALL SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = r.rel
-            UNION ALL SELECT i.indrelid FROM pg_index i WHERE i.indexrelid = r.rel) x(oid)
-    )
-    SELECT array_agg(rel) FROM r
+CREATE FUNCTION pggit.relations_near(names name[]) RETURNS oid[]
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+    RETURN ARRAY(
+        WITH RECURSIVE r(rel) AS (
+            SELECT c.oid FROM pg_class c WHERE c.relname = ANY (names)
+            UNION
+            SELECT x.oid FROM r, LATERAL (
+                SELECT d.objid FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = r.rel AND d.classid = 'pg_class'::regclass
+                UNION ALL SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = r.rel
+                UNION ALL SELECT i.indrelid FROM pg_index i WHERE i.indexrelid = r.rel) x(oid)
+        )
+        SELECT rel FROM r);
+END
 $$;
 
 -- The same without knowing where: every catalog is looked through.
@@ -338,8 +345,11 @@ $$;
 CREATE FUNCTION pggit.note_signature(content text, secret bytea) RETURNS text LANGUAGE sql VOLATILE
 RETURN pg_catalog.encode(pg_catalog.sha256(secret || pg_catalog.convert_to(pg_catalog.pg_current_xact_id()::text || ' ' || content, 'UTF8')), 'hex');
 
-CREATE FUNCTION pggit.note(name text, content text, secret bytea) RETURNS void LANGUAGE sql VOLATILE
-RETURN pg_catalog.set_config('pggit.' || name, coalesce(pggit.note_signature(content, secret) || content, ''), true);
+CREATE FUNCTION pggit.note(name text, content text, secret bytea) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN set_config('pggit.' || name, coalesce(pggit.note_signature(content, secret) || content, ''), true);
+END
+$$;
 
 CREATE FUNCTION pggit.noted(name text, secret bytea) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -353,9 +363,16 @@ $$;
 -- What a statement may drop
 ---------------------------------------------------------------------------------------------------------------------------
 
--- Every object with one of these names, whatever it is: which of them the statement meant shows afterwards.
-CREATE FUNCTION pggit.objects_named(names name[]) RETURNS TABLE (class oid, obj oid)
-LANGUAGE sql STABLE AS $$
+-- Every object of this kind with one of these names: which of them the statement meant shows afterwards. A kind that is not
+-- here, or none: whatever has the name.
+CREATE FUNCTION pggit.objects_named(names name[], kind text) RETURNS TABLE (class oid, obj oid)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF kind IN ('table', 'foreign table', 'view', 'materialized view', 'index', 'sequence') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c WHERE c.relname = ANY (names);
+        RETURN;
+    END IF;
+    RETURN QUERY
     SELECT 'pg_class'::regclass::oid, oid FROM pg_class WHERE relname = ANY (names)
     UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type WHERE typname = ANY (names)
     UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc WHERE proname = ANY (names)
@@ -381,15 +398,16 @@ LANGUAGE sql STABLE AS $$
     UNION ALL SELECT 'pg_language'::regclass, oid FROM pg_language WHERE lanname = ANY (names)
     UNION ALL SELECT 'pg_am'::regclass, oid FROM pg_am WHERE amname = ANY (names)
     -- User mappings are named by their server.
-    UNION ALL SELECT 'pg_user_mapping'::regclass, umid FROM pg_user_mappings WHERE srvname = ANY (names)
+    UNION ALL SELECT 'pg_user_mapping'::regclass, umid FROM pg_user_mappings WHERE srvname = ANY (names);
+END
 $$;
 
 -- With what depends on them, and what they are a part of. Without names (DROP CAST, DROP OWNED): everything of the users', also
 -- what depends on nothing but its owner.
-CREATE FUNCTION pggit.droppable(names name[]) RETURNS TABLE (class oid, obj oid)
+CREATE FUNCTION pggit.droppable(names name[], kind text) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     WITH RECURSIVE r(class, obj) AS (
-        (SELECT n.class, n.obj FROM pggit.objects_named(names) n WHERE n.obj >= 16384
+        (SELECT n.class, n.obj FROM pggit.objects_named(names, kind) n WHERE n.obj >= 16384
          UNION ALL SELECT d.classid, d.objid FROM pg_depend d WHERE names IS NULL AND d.objid >= 16384
          UNION ALL SELECT s.classid, s.objid FROM pg_shdepend s WHERE names IS NULL AND s.objid >= 16384
                       AND s.dbid = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database()))
@@ -406,14 +424,14 @@ $$;
 
 -- Notes what may go, and what may lose a part by it (a table its foreign key, a publication its table), for the call behind
 -- the statement. In the transaction's settings: those are undone with it.
-CREATE FUNCTION pggit.note_droppable(names text[], secret bytea) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
+CREATE FUNCTION pggit.note_droppable(names text[], kind text, secret bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     objects text;
     wholes jsonb;
 BEGIN
     WITH near AS MATERIALIZED (
-        SELECT d.class, d.obj FROM pggit.droppable(names::name[]) d
+        SELECT d.class, d.obj FROM pggit.droppable(names::name[], kind) d
     )
     SELECT (SELECT jsonb_agg(jsonb_build_array(d.class, d.obj, i.type, s.nspname, coalesce(t.typname::text, a.object_names[array_length(a.object_names, 1)]),
                                                i.identity, s.oid))
@@ -576,10 +594,11 @@ BEGIN
     END IF;
     IF call ->> 'phase' = 'before' THEN
         PERFORM pggit.note_droppable((SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o
-                                       HAVING bool_and(o ->> 1 <> '*' AND call ->> 'tag' <> 'DROP OWNED')), secret);
+                                       HAVING bool_and(o ->> 1 <> '*' AND call ->> 'tag' <> 'DROP OWNED')), call ->> 'type', secret);
         RETURN;
     END IF;
-    query := CASE WHEN sql IS NULL THEN pggit.client_query() ELSE pggit.kept_query(sql) END;
+    query := coalesce(call ->> 'query', sql);
+    query := CASE WHEN query IS NULL THEN pggit.client_query() ELSE pggit.kept_query(query) END;
     shared := call ->> 'type' IN ('role', 'database', 'tablespace', 'event trigger', 'parameter ACL')
               AND call ->> 'tag' NOT IN ('REASSIGN OWNED', 'DROP OWNED');
     IF shared THEN

@@ -43,6 +43,7 @@ fn statement(class: Class, tag: &'static str, objects: &[&str]) -> Statement {
         objects: objects.iter().map(object).collect(),
         transactional: true,
         temporary: false,
+        only_adds: false,
         parsed: true,
         control: None,
         setting: None,

@@ -182,7 +182,7 @@ impl Session {
                     // What stands in an open batch must stay one statement: PostgreSQL 18 goes on with the batch behind it, but
                     // not behind several. And a malformed message is the server's to reject.
                     let fits = !self.batch_open && frame.body.len() == text.len() + 1;
-                    let companions = if fits { self.companions(statement, means, &step) } else { None };
+                    let companions = if fits { self.companions(statement, means, &step, text) } else { None };
                     let Some(companions) = companions else {
                         steps.push_back(step);
                         continue;
@@ -221,10 +221,10 @@ impl Session {
         Judged::Replace { old: frame.head.total, new, drop_rest: true }
     }
 
-    /// The calls that record the statement, where no event trigger does.
-    fn companions(&self, statement: &Statement, means: Option<Means>, step: &Step) -> Option<Companions> {
+    /// The calls that record the statement, where no event trigger does. `text` is what they will stand in.
+    fn companions(&self, statement: &Statement, means: Option<Means>, step: &Step, text: &[u8]) -> Option<Companions> {
         let id = step.fact.as_ref()?.id;
-        if self.replication { None } else { Companions::of(statement, &means?, &self.facts, id) }
+        if self.replication { None } else { Companions::of(statement, &means?, &self.facts, id, text) }
     }
 
     fn parse(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
@@ -371,7 +371,7 @@ impl Session {
         if step.fact.is_none() && step.control.is_none() && step.intent.is_none() {
             return self.owe(Kind::Execute, class, frame, None);
         }
-        let Some(companions) = self.companions(&known.statement, means, &step) else {
+        let Some(companions) = self.companions(&known.statement, means, &step, b"") else {
             return self.owe(Kind::Execute, class, frame, Some(Watched::Execute(step)));
         };
         if !frame.is_whole() {

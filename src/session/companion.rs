@@ -33,8 +33,8 @@ pub(super) struct Call {
 }
 
 impl Companions {
-    /// Those that the statement needs; `id` is its key in `pggit.statements`.
-    pub fn of(statement: &Statement, means: &Means, session: &SessionFacts, id: Uuid) -> Option<Self> {
+    /// Those that the statement needs; `id` is its key in `pggit.statements`, `text` the Query that they will stand in.
+    pub fn of(statement: &Statement, means: &Means, session: &SessionFacts, id: Uuid, text: &[u8]) -> Option<Self> {
         if !statement.parsed || !statement.transactional || statement.temporary {
             return None;
         }
@@ -46,13 +46,20 @@ impl Companions {
             return None;
         }
         let before = means.capture == Capture::Inject && statement.may_drop();
-        let call = |phase| Call::new(phase, statement, means, session, id);
-        Some(Self { before: before.then(|| call("before")), after: call("after") })
+        let call = |phase, told| Call::new(phase, statement, means, session, id, told);
+        Some(Self { before: before.then(|| call("before", None)), after: call("after", told(text)) })
     }
 }
 
 impl Call {
-    fn new(phase: &str, statement: &Statement, means: &Means, session: &SessionFacts, id: Uuid) -> Self {
+    fn new(
+        phase: &str,
+        statement: &Statement,
+        means: &Means,
+        session: &SessionFacts,
+        id: Uuid,
+        told: Option<&str>,
+    ) -> Self {
         let objects: Vec<Value> = statement.objects.iter().map(|object| json!([object.schema, object.name])).collect();
         let payload = json!({
             "phase": phase,
@@ -63,6 +70,7 @@ impl Call {
             "action": statement.action,
             "type": statement.object_type,
             "objects": objects,
+            "query": told,
         });
         let payload = in_ascii(&payload.to_string());
         let signature = sign(&means.key, payload.as_bytes());
@@ -108,6 +116,14 @@ impl Call {
         }
         5
     }
+}
+
+/// The client's text, for the call to keep, where that is cheaper than to let the server take the calls out of its own copy of
+/// it, and sure to read the same in any encoding.
+fn told(text: &[u8]) -> Option<&str> {
+    const SHORT: usize = 1024;
+    let short = !text.is_empty() && text.len() <= SHORT && text.is_ascii();
+    if short { std::str::from_utf8(text).ok() } else { None }
 }
 
 /// The type `text`, in every database.

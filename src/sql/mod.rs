@@ -77,6 +77,7 @@ pub fn unread(len: usize) -> Arc<[Statement]> {
         objects: Vec::new(),
         transactional: true,
         temporary: false,
+        only_adds: false,
         parsed: false,
         control: None,
         setting: None,
@@ -201,6 +202,8 @@ pub struct Statement {
     pub transactional: bool,
     /// It makes, or visibly works on, a temporary object.
     pub temporary: bool,
+    /// An ALTER after which everything is there that was there before, under the same name.
+    pub only_adds: bool,
     /// False where the text does not parse: then `class` is `other` and rules treat it as DDL.
     pub parsed: bool,
     /// Set for class `transaction`.
@@ -236,7 +239,7 @@ impl Statement {
     /// constraints anew.
     pub fn may_drop(&self) -> bool {
         let takes = self.tag.starts_with("DROP ") || self.tag.starts_with("ALTER ");
-        self.class == Class::Ddl && takes && self.action != Some("rename")
+        self.class == Class::Ddl && takes && !self.only_adds && self.action != Some("rename")
     }
 }
 

@@ -22,7 +22,9 @@ fn relation(node: Node<'_>) -> Option<Facts> {
     Some(match node {
         Node::AlterTableStmt(s) => {
             let concurrently = s.cmds().iter().any(is_detach_concurrently);
-            Facts::alter(Kind::of(s.objtype), name::relation(s.relation())).not_transactional_if(concurrently)
+            Facts::alter(Kind::of(s.objtype), name::relation(s.relation()))
+                .not_transactional_if(concurrently)
+                .only_adds_if(s.cmds().iter().all(only_adds))
         }
         Node::AlterTableMoveAllStmt(s) => Facts::alter(Kind::of(s.objtype), Vec::new()),
         Node::AlterSeqStmt(s) => Facts::alter(kind::SEQUENCE, name::relation(s.sequence())),
@@ -35,6 +37,33 @@ fn is_detach_concurrently(command: Node<'_>) -> bool {
     let Node::AlterTableCmd(command) = command else { return false };
     command.subtype == AlterTableType::AT_DetachPartition
         && matches!(command.def(), Node::PartitionCmd(partition) if partition.concurrent)
+}
+
+/// What neither drops anything nor makes it anew.
+fn only_adds(command: Node<'_>) -> bool {
+    use AlterTableType as T;
+    let Node::AlterTableCmd(command) = command else { return false };
+    matches!(
+        command.subtype,
+        T::AT_AddColumn
+            | T::AT_AddConstraint
+            | T::AT_ValidateConstraint
+            | T::AT_ColumnDefault
+            | T::AT_SetNotNull
+            | T::AT_DropNotNull
+            | T::AT_SetStatistics
+            | T::AT_SetOptions
+            | T::AT_ResetOptions
+            | T::AT_SetStorage
+            | T::AT_SetCompression
+            | T::AT_ChangeOwner
+            | T::AT_SetRelOptions
+            | T::AT_ResetRelOptions
+            | T::AT_EnableRowSecurity
+            | T::AT_DisableRowSecurity
+            | T::AT_ForceRowSecurity
+            | T::AT_NoForceRowSecurity
+    )
 }
 
 /// RENAME, SET SCHEMA, OWNER TO, DEPENDS ON EXTENSION: one node each for objects of every kind.

@@ -18,6 +18,7 @@ pub struct Facts {
     pub objects: Vec<ObjectName>,
     pub transactional: bool,
     pub temporary: bool,
+    pub only_adds: bool,
     pub parsed: bool,
     pub control: Option<Control>,
     pub setting: Option<String>,
@@ -34,6 +35,7 @@ impl Facts {
             objects: Vec::new(),
             transactional: true,
             temporary: false,
+            only_adds: false,
             parsed: true,
             control: None,
             setting: None,
@@ -82,6 +84,10 @@ impl Facts {
         Self { transactional: self.transactional && !alone, ..self }
     }
 
+    pub fn only_adds_if(self, adds: bool) -> Self {
+        Self { only_adds: adds, ..self }
+    }
+
     pub fn setting(self, setting: Option<String>) -> Self {
         Self { setting, ..self }
     }
@@ -106,8 +112,19 @@ impl Facts {
     }
 
     pub fn into_statement(self, range: Range<usize>) -> Statement {
-        let Self { tag, class, action, object_type, objects, transactional, temporary, parsed, control, setting } =
-            self;
+        let Self {
+            tag,
+            class,
+            action,
+            object_type,
+            objects,
+            transactional,
+            temporary,
+            only_adds,
+            parsed,
+            control,
+            setting,
+        } = self;
         Statement {
             range,
             tag,
@@ -117,6 +134,7 @@ impl Facts {
             objects,
             transactional,
             temporary,
+            only_adds,
             parsed,
             control,
             setting,
