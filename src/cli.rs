@@ -4,8 +4,11 @@ pub mod check;
 pub mod classify;
 mod connect;
 pub mod demo;
+mod manager;
 pub mod migrate;
 pub mod serve;
+mod sockets;
+mod unix_socket;
 pub mod verify;
 
 use std::path::PathBuf;

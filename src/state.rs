@@ -1,5 +1,8 @@
 //! The state that the proxy, the control port and the HTTP endpoint share; made once by `serve`.
 
+mod pause;
+mod quota;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::task::AtomicWaker;
 use tokio::sync::watch;
 
@@ -17,6 +20,9 @@ use crate::config::{Config, Problem};
 use crate::history::History;
 use crate::policy::Policy;
 use crate::telemetry::Metrics;
+
+pub use pause::Pause;
+pub use quota::{Full, Most, Quota};
 
 /// Everything that outlives a session.
 pub struct Shared {
@@ -55,16 +61,18 @@ pub enum Life {
 }
 
 impl Shared {
-    /// Reads the file again and puts rules, branches and limits in force for what comes next; sessions stay.
-    /// On any problem nothing changes.
-    pub fn reload(&self) -> Result<(), Vec<Problem>> {
-        let Some(path) = &self.config_path else { return Ok(()) };
-        let overrides = self.config.load().overrides.clone();
-        self.apply(Config::load(path)?.with_overrides(overrides)?);
-        Ok(())
+    /// Reads the file again and puts what can change in force for what comes next; sessions stay. Returns the keys
+    /// whose new value waits for a restart. On any problem nothing changes.
+    pub fn reload(&self) -> Result<Vec<String>, Vec<Problem>> {
+        let Some(path) = &self.config_path else { return Ok(Vec::new()) };
+        let running = self.config.load_full();
+        let mut config = Config::load(path)?.with_overrides(running.overrides.clone())?;
+        let waiting = config.keep_what_needs_a_restart(&running);
+        self.apply(config);
+        Ok(waiting)
     }
 
-    /// Puts a configuration in force. Addresses and the server are those of the start.
+    /// Puts a configuration in force.
     pub fn apply(&self, config: Config) {
         let _one_at_a_time = APPLYING.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = self.history.branch_rows();
@@ -98,6 +106,13 @@ impl Shared {
         self.clients.closing.fetch_max(to as u8, Ordering::AcqRel);
         self.clients.wake_all();
     }
+
+    /// Holds clients, or lets them go on; false when it was so already.
+    pub fn pause(&self, on: bool) -> bool {
+        let changed = self.clients.pause.set(on);
+        self.clients.wake_all();
+        changed
+    }
 }
 
 /// Every client connection, by its number.
@@ -107,6 +122,10 @@ pub struct Clients {
     count: AtomicU32,
     /// [`Life`] as a number, for the sessions' tasks to look at on their way.
     closing: AtomicU8,
+    /// `PAUSE` and `RESUME`.
+    pub pause: Pause,
+    /// Clients of each user and branch.
+    pub quota: Quota,
     all: Mutex<HashMap<u64, Arc<Client>>>,
 }
 
@@ -114,14 +133,16 @@ pub struct Clients {
 pub struct Client {
     /// The number that `SHOW CLIENTS` shows and `KILL` takes.
     pub id: u64,
-    /// The client's address.
-    pub peer: Option<SocketAddr>,
+    /// The client's address; `None` for a unix socket. Behind a load balancer it may become another one.
+    pub peer: ArcSwapOption<SocketAddr>,
     /// When it connected.
     pub connected_at: SystemTime,
     /// Set at login.
     pub facts: std::sync::OnceLock<Arc<SessionFacts>>,
     /// `application_name` now.
     pub application: Mutex<String>,
+    /// The server's address, as it is dialled: host and port, or the socket. Set when it is connected.
+    pub server: std::sync::OnceLock<Arc<str>>,
     /// The server's process id of this session; 0 before login.
     pub backend_pid: AtomicU32,
     /// See [`ClientState`].
@@ -151,6 +172,8 @@ pub enum ClientState {
     IdleInTransaction,
     /// A statement waits for the recorder.
     Waiting,
+    /// Held by `PAUSE`.
+    Paused,
 }
 
 impl ClientState {
@@ -162,6 +185,7 @@ impl ClientState {
             Self::Active => "active",
             Self::IdleInTransaction => "idle in transaction",
             Self::Waiting => "waiting",
+            Self::Paused => "paused",
         }
     }
 }
@@ -172,7 +196,8 @@ impl Clients {
         self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1)).ok()?;
         let client = Arc::new(Client {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
-            peer,
+            peer: ArcSwapOption::from_pointee(peer),
+            server: std::sync::OnceLock::new(),
             connected_at: SystemTime::now(),
             facts: std::sync::OnceLock::new(),
             application: Mutex::new(String::new()),
@@ -255,6 +280,7 @@ impl Client {
             2 => ClientState::Active,
             3 => ClientState::IdleInTransaction,
             4 => ClientState::Waiting,
+            5 => ClientState::Paused,
             _ => ClientState::Login,
         }
     }

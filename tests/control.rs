@@ -93,7 +93,7 @@ impl Port {
             user: user.into(),
             database: "app".into(),
             branch: Some(branch.into()),
-            client_addr: client.peer.map(|peer| peer.ip()),
+            client_addr: client.peer.load_full().map(|peer| peer.ip()),
             client_port: 5555,
         };
         client.facts.set(Arc::new(facts)).unwrap();
@@ -121,7 +121,7 @@ fn code(error: &tokio_postgres::Error) -> &str {
 async fn psql_sits_on_it() {
     let port = Port::open(Config::default()).await;
     port.join("ann", "main");
-    for command in ["HELP", "VERSION", "CONFIG", "CLIENTS", "STATS", "BRANCHES", "RULES", "HEALTH"] {
+    for command in ["HELP", "VERSION", "CONFIG", "CLIENTS", "SERVERS", "STATS", "BRANCHES", "RULES", "HEALTH"] {
         let shown = port.psql("op", "", &["-c", &format!("SHOW {command}")]).await;
         assert!(shown.status.success(), "{command}: {}", text(&shown));
         assert!(shown.stderr.is_empty(), "{command}: {}", text(&shown));

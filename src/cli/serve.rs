@@ -1,16 +1,15 @@
 //! `pggit-proxy serve`: makes the shared state, binds the addresses, and waits for the end.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use super::manager::Manager;
+use super::sockets::Sockets;
 use crate::config::{Config, Overrides, Problem};
 use crate::history::History;
 use crate::state::{Clients, Life, Shared};
@@ -42,9 +41,8 @@ pub fn run(path: Option<PathBuf>, overrides: Overrides) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
-    let clients = bind("clients", config.listen.address).await?;
-    let control_port = bind_some("control", config.control.address).await?;
-    let metrics_port = bind_some("http", config.http.address).await?;
+    let manager = Manager::from_environment();
+    let Sockets { clients, control, http, unix } = Sockets::open(&config)?;
 
     let slot: Arc<OnceLock<Weak<Shared>>> = Arc::default();
     let seen = slot.clone();
@@ -68,15 +66,24 @@ async fn serve(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     let _ = slot.set(Arc::downgrade(&shared));
     shared.refresh();
 
-    if let Some(listener) = control_port {
+    if let Some(listener) = control {
         tokio::spawn(control::serve(listener, shared.clone()));
     }
-    if let Some(listener) = metrics_port {
+    if let Some(listener) = http {
         tokio::spawn(http::serve(listener, shared.clone()));
     }
-    tokio::spawn(watch_signals(shared.clone()));
+    let signals = Signals::catch()?;
     println!("ready");
     std::io::stdout().flush()?;
+    manager.tell("READY=1");
+    tokio::spawn(watch_signals(shared.clone(), manager.clone(), signals));
+    let leaving = shared.clone();
+    tokio::spawn(async move {
+        let _ = leaving.life.subscribe().wait_for(|life| *life > Life::Serving).await;
+        manager.tell("STOPPING=1");
+        // Whoever comes next finds no socket, or another process'.
+        drop(unix);
+    });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
 
     proxy::serve(clients, shared.clone()).await?;
@@ -88,44 +95,48 @@ async fn serve(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Binds, and says where: scripts and tests read these lines.
-async fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address).with_context(|| format!("cannot bind {address} for {name}"))?;
-    // As many as the kernel allows: a burst of connections waits instead of being refused.
-    let listener = socket.listen(4096).with_context(|| format!("cannot listen on {address} for {name}"))?;
-    println!("{name} {}", listener.local_addr()?);
-    Ok(listener)
+/// The signals that are answered. Whoever is told `ready` may send them: they are caught before that.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-async fn bind_some(name: &str, address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
-    match address {
-        Some(address) => bind(name, address).await.map(Some),
-        None => Ok(None),
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 }
 
-async fn watch_signals(shared: Arc<Shared>) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn watch_signals(shared: Arc<Shared>, manager: Manager, mut signals: Signals) {
     let mut asked = false;
     loop {
         let end = tokio::select! {
-            _ = hangup.recv() => false,
-            _ = terminate.recv() => true,
-            _ = interrupt.recv() => true,
+            _ = signals.hangup.recv() => false,
+            _ = signals.terminate.recv() => true,
+            _ = signals.interrupt.recv() => true,
         };
         if !end {
+            manager.tell_reloading();
             match shared.reload() {
-                Ok(()) => tracing::info!("configuration reloaded"),
+                Ok(waiting) => {
+                    tracing::info!("configuration reloaded");
+                    if !waiting.is_empty() {
+                        let keys = waiting.join(", ");
+                        tracing::warn!(keys, "these have changed in the file and need a restart");
+                    }
+                }
                 Err(problems) => {
                     for problem in problems {
                         tracing::error!(place = problem.place, "{}; the old configuration stays", problem.message);
                     }
                 }
             }
+            manager.tell("READY=1");
         } else if asked {
             tracing::warn!("asked again: ending every session now");
             shared.advance(Life::Ending);

@@ -4,8 +4,10 @@
 //! line ([`Overrides`]) go over it. Every key is written down once, where it is read.
 
 mod branches;
+mod listen;
 mod overrides;
 mod read;
+mod restart;
 mod rules;
 mod section;
 mod summary;
@@ -14,8 +16,10 @@ mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 pub use overrides::Overrides;
 pub use summary::ValueOrigin;
@@ -55,6 +59,14 @@ pub struct Config {
 pub struct Listen {
     /// Default 127.0.0.1:6432.
     pub address: SocketAddr,
+    /// Directory of the unix socket `.s.PGSQL.PORT`; `None`: there is none. Default none.
+    pub unix_socket_dir: Option<PathBuf>,
+    /// Permissions of the unix socket. Default 0777.
+    pub unix_socket_permissions: u32,
+    /// Another process may listen on the same address at the same time. Default false.
+    pub reuse_port: bool,
+    /// Who begins a connection with a PROXY protocol header, version 2; empty: nobody. Default empty.
+    pub proxy_protocol: Vec<IpNet>,
     /// More clients get 53300. Default 1000.
     pub max_clients: u32,
     /// Worker threads that relay; 0: one for each core. Default 0.
@@ -176,6 +188,16 @@ pub struct LogConfig {
 pub struct Limits {
     /// From connect to the end of authentication. Default 60 s.
     pub login_timeout: Duration,
+    /// Sessions that are idle for so long end with 57P05; `None`: never. Default none.
+    pub client_idle_timeout: Option<Duration>,
+    /// Sessions that are idle in a transaction for so long end with 25P03; `None`: never. Default none.
+    pub idle_in_transaction_timeout: Option<Duration>,
+    /// Clients of one user that are logged in; `None`: as many as `listen.max_clients`. Default none.
+    pub max_clients_per_user: Option<u32>,
+    /// Clients of one branch that are logged in; `None`: as many as `listen.max_clients`. Default none.
+    pub max_clients_per_branch: Option<u32>,
+    /// TCP connections to clients and to the server.
+    pub tcp: TcpLimits,
     /// Texts up to this size are held and classified; longer ones are relayed as they come, unread,
     /// and rules treat them as DDL. Default 16 MiB.
     pub max_statement_parse: usize,
@@ -189,6 +211,19 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Characters of a statement kept in `pggit.statements.sql`. Default 1 MiB.
     pub max_logged_sql: usize,
+}
+
+/// How a peer that vanished without a word is noticed; `None` and 0: as the system does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TcpLimits {
+    /// Silence before the first probe.
+    pub keepalive_idle: Option<Duration>,
+    /// Between probes.
+    pub keepalive_interval: Option<Duration>,
+    /// Unanswered probes that end the connection.
+    pub keepalive_count: Option<u32>,
+    /// How long sent bytes may stay unacknowledged.
+    pub user_timeout: Option<Duration>,
 }
 
 /// One thing wrong with a configuration.
@@ -251,7 +286,15 @@ impl std::fmt::Debug for Secret {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { address: SocketAddr::from(([127, 0, 0, 1], 6432)), max_clients: 1000, workers: 0 }
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 6432)),
+            unix_socket_dir: None,
+            unix_socket_permissions: 0o777,
+            reuse_port: false,
+            proxy_protocol: Vec::new(),
+            max_clients: 1000,
+            workers: 0,
+        }
     }
 }
 
@@ -278,6 +321,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             login_timeout: Duration::from_secs(60),
+            client_idle_timeout: None,
+            idle_in_transaction_timeout: None,
+            max_clients_per_user: None,
+            max_clients_per_branch: None,
+            tcp: TcpLimits::default(),
             max_statement_parse: 16 << 20,
             cache_bytes: 4 << 20,
             max_buffer: 256 << 10,

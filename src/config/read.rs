@@ -7,12 +7,13 @@ use std::time::Duration;
 use toml_edit::Document;
 
 use super::branches::read_branches;
+use super::listen::{read_listen, read_tcp};
 use super::rules::read_rules;
 use super::section::{Reader, Section, pick};
 use super::upstream::{read_secret, read_upstream};
 use super::{
-    Capture, Config, ControlConfig, ControlRole, ControlUser, HistoryConfig, HttpConfig, Limits, Listen, LogConfig,
-    OnFailure, Problem,
+    Capture, Config, ControlConfig, ControlRole, ControlUser, HistoryConfig, HttpConfig, Limits, LogConfig, OnFailure,
+    Problem,
 };
 
 /// Where environment variables come from: the process, or nowhere.
@@ -61,17 +62,6 @@ fn read_all(config: &mut Config, top: &mut Section<'_>, reader: &Reader<'_>, env
     if let Some(message) = config.shared_address() {
         top.problem(&top.span().clone(), message);
     }
-}
-
-fn read_listen(mut section: Section<'_>) -> Listen {
-    let default = Listen::default();
-    let listen = Listen {
-        address: section.address("address").map_or(default.address, |placed| placed.value),
-        max_clients: section.number("max_clients", default.max_clients, 1..=1_000_000),
-        workers: section.count("workers", default.workers, 0..=1024),
-    };
-    section.finish();
-    listen
 }
 
 /// The only mode of this version; the key is there so that a file can say it.
@@ -160,6 +150,11 @@ fn read_limits(mut section: Section<'_>) -> Limits {
     let default = Limits::default();
     let limits = Limits {
         login_timeout: section.duration("login_timeout", default.login_timeout, MILLISECOND..=HOUR),
+        client_idle_timeout: section.duration_or_never("client_idle_timeout"),
+        idle_in_transaction_timeout: section.duration_or_never("idle_in_transaction_timeout"),
+        max_clients_per_user: section.number_or_none("max_clients_per_user", 0..=1_000_000),
+        max_clients_per_branch: section.number_or_none("max_clients_per_branch", 0..=1_000_000),
+        tcp: read_tcp(&mut section),
         max_statement_parse: section.size("max_statement_parse", default.max_statement_parse, 1 << 10..=1 << 30),
         cache_bytes: section.size("cache_bytes", default.cache_bytes, 0..=4 << 30),
         max_buffer: section.size("max_buffer", default.max_buffer, 8 << 10..=1 << 30),

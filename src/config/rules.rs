@@ -71,14 +71,16 @@ fn read_classes(section: &mut Section<'_>) -> Vec<Class> {
 fn read_networks(section: &mut Section<'_>) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for text in section.texts("client") {
-        let network = text.value.parse::<IpNet>().ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
-        match network {
-            Some(network) => networks.push(network),
-            None => section.problem(
-                &text.span,
-                format!("\"{}\" is no network, such as \"10.0.0.0/8\", and no address", text.value),
-            ),
+        match network(&text.value) {
+            Ok(network) => networks.push(network),
+            Err(message) => section.problem(&text.span, message),
         }
     }
     networks
+}
+
+/// `10.0.0.0/8`, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    network.ok_or_else(|| format!("\"{text}\" is no network, such as \"10.0.0.0/8\", and no address"))
 }

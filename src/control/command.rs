@@ -38,6 +38,10 @@ pub enum Command {
         /// Do not wait for sessions.
         now: bool,
     },
+    /// `PAUSE`
+    Pause,
+    /// `RESUME`
+    Resume,
     /// `REFUSE DDL ON BRANCH b`
     RefuseDdl(String),
     /// `ALLOW DDL ON BRANCH b`
@@ -78,6 +82,12 @@ pub const COMMANDS: &[Help] = &[
         about: "let sessions finish their transactions, then end; NOW: end at once",
     },
     Help {
+        syntax: "PAUSE",
+        role: "admin",
+        about: "hold statements outside of transactions and new clients; returns when nothing runs",
+    },
+    Help { syntax: "RESUME", role: "admin", about: "let them go on" },
+    Help {
         syntax: "REFUSE DDL ON BRANCH <branch>",
         role: "admin",
         about: "freeze the branch: refuse every schema change on it",
@@ -86,7 +96,7 @@ pub const COMMANDS: &[Help] = &[
 ];
 
 /// First words, for the hint of an unknown command.
-const WORDS: [&str; 6] = ["SHOW", "RELOAD", "KILL", "SHUTDOWN", "REFUSE", "ALLOW"];
+const WORDS: [&str; 8] = ["SHOW", "RELOAD", "KILL", "PAUSE", "RESUME", "SHUTDOWN", "REFUSE", "ALLOW"];
 
 /// First words of SQL that a database would know; psql's tab completion and `\d` send some.
 const SQL_WORDS: [&str; 24] = [
@@ -141,6 +151,8 @@ impl Words<'_> {
             "SHOW" => self.show(),
             "RELOAD" => self.end(Command::Reload),
             "KILL" => self.kill(),
+            "PAUSE" => self.end(Command::Pause),
+            "RESUME" => self.end(Command::Resume),
             "SHUTDOWN" => match self.word().as_deref() {
                 None => self.end(Command::Shutdown { now: false }),
                 Some("NOW") => self.end(Command::Shutdown { now: true }),

@@ -9,6 +9,7 @@ mod auth;
 pub mod command;
 mod filter;
 mod frame;
+mod pause;
 mod seats;
 mod server;
 mod session;

@@ -22,7 +22,7 @@ use super::command::{self, Command};
 use super::seats::Seat;
 use super::show::{self, Show};
 use super::table::{Column, Kind, Query, Value};
-use super::{CommandError, nearest};
+use super::{CommandError, nearest, pause};
 use crate::config::ControlRole;
 use crate::state::{Life, Shared};
 
@@ -129,7 +129,11 @@ impl Session {
             }
             Command::Reload => {
                 self.admin(command)?;
-                self.reload()?;
+                let waiting = self.reload()?;
+                if !waiting.is_empty() {
+                    let text = format!("these have changed in the file and need a restart: {}", waiting.join(", "));
+                    notice(client, "WARNING", text).await?;
+                }
                 done("RELOAD")
             }
             Command::Kill(id) => {
@@ -144,6 +148,22 @@ impl Session {
                 self.admin(command)?;
                 self.shared.advance(if *now { Life::Ending } else { Life::Draining });
                 done("SHUTDOWN")
+            }
+            Command::Pause => {
+                self.admin(command)?;
+                let busy = pause::hold(&self.shared).await;
+                if busy > 0 {
+                    let text = format!("{busy} clients are still busy; everybody else is held");
+                    notice(client, "WARNING", text).await?;
+                }
+                done("PAUSE")
+            }
+            Command::Resume => {
+                self.admin(command)?;
+                if !self.shared.pause(false) {
+                    notice(client, "NOTICE", "it was not paused".to_owned()).await?;
+                }
+                done("RESUME")
             }
             Command::RefuseDdl(branch) => {
                 let by = self.admin(command)?;
@@ -193,8 +213,11 @@ impl Session {
         }
     }
 
-    fn reload(&self) -> Result<(), CommandError> {
-        let Err(problems) = self.shared.reload() else { return Ok(()) };
+    fn reload(&self) -> Result<Vec<String>, CommandError> {
+        let problems = match self.shared.reload() {
+            Ok(waiting) => return Ok(waiting),
+            Err(problems) => problems,
+        };
         let lines: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.place, p.message)).collect();
         Err(CommandError::new("F0000", "the configuration has problems; the old one stays in force")
             .detail(lines.join("\n"))

@@ -40,6 +40,8 @@ pub enum Show {
     Config,
     /// Client connections.
     Clients,
+    /// Connections to the server.
+    Servers,
     /// Totals since the start.
     Stats,
     /// Branches.
@@ -68,7 +70,7 @@ columns! {
     VERSION:
         "version" Text "of pggit-proxy",
         "pid" Int "the process",
-        "state" Text "`serving`, `draining` or `ending`",
+        "state" Text "`serving`, `paused`, `draining` or `ending`",
         "uptime_seconds" Int "seconds since the start",;
     CONFIG:
         "key" Text "section and key, as in the file",
@@ -82,13 +84,21 @@ columns! {
         "application_name" Text "as the client says",
         "client_addr" Text "address; NULL for a unix socket",
         "client_port" Int "NULL for a unix socket",
-        "state" Text "`login`, `idle`, `active`, `idle in transaction`, or `waiting` for the recorder",
+        "state" Text "`login`, `idle`, `active`, `idle in transaction`, `waiting` for the recorder, or `paused`",
         "backend_pid" Int "process id of the session's server connection; NULL before login",
         "statements" Int "so far",
         "bytes_in" Int "bytes from the client so far",
         "bytes_out" Int "bytes to the client so far",
         "connected_at" Text "time, UTC",
         "session" Text "`session_id` of its rows in `pggit.history` and `pggit.statements`",;
+    SERVERS:
+        "backend_pid" Int "process id on the server; NULL while it logs in",
+        "client" Int "the client that it serves, as in SHOW CLIENTS",
+        "address" Text "host and port, or the socket",
+        "user" Text "login name",
+        "database" Text "on the server",
+        "branch" Text "NULL on a database that is no branch",
+        "state" Text "as in SHOW CLIENTS",;
     STATS:
         "name" Text "what is counted",
         "label" Text "of which kind; empty where there is one kind",
@@ -172,11 +182,12 @@ columns! {
 
 impl Show {
     /// All there is, in the order of SHOW HELP.
-    pub const ALL: [Show; 10] = [
+    pub const ALL: [Show; 11] = [
         Self::Help,
         Self::Version,
         Self::Config,
         Self::Clients,
+        Self::Servers,
         Self::Stats,
         Self::Branches,
         Self::History,
@@ -192,6 +203,7 @@ impl Show {
             Self::Version => "VERSION",
             Self::Config => "CONFIG",
             Self::Clients => "CLIENTS",
+            Self::Servers => "SERVERS",
             Self::Stats => "STATS",
             Self::Branches => "BRANCHES",
             Self::History => "HISTORY",
@@ -208,6 +220,7 @@ impl Show {
             Self::Version => "the program and its process",
             Self::Config => "the configuration in force",
             Self::Clients => "every client connection",
+            Self::Servers => "every client's connection to the server",
             Self::Stats => "totals since the start",
             Self::Branches => "the branches, and whether changes on them can be recorded",
             Self::History => "recorded schema changes, the newest 1000 of each branch",
@@ -224,6 +237,7 @@ impl Show {
             Self::Version => VERSION,
             Self::Config => CONFIG,
             Self::Clients => CLIENTS,
+            Self::Servers => SERVERS,
             Self::Stats => STATS,
             Self::Branches => BRANCHES,
             Self::History => HISTORY,
@@ -242,6 +256,7 @@ pub async fn rows(show: Show, shared: &Shared, needed: Option<usize>) -> Result<
         Show::Version => version(shared),
         Show::Config => configuration(&shared.config.load()),
         Show::Clients => shared.clients.list().iter().map(|client| client_row(client)).collect(),
+        Show::Servers => shared.clients.list().iter().filter_map(|client| server_row(client)).collect(),
         Show::Stats => stats(shared),
         Show::Branches => branches(shared),
         Show::History => return history(shared, newest).await,
@@ -268,6 +283,7 @@ fn help() -> Table {
 
 fn life_word(shared: &Shared) -> &'static str {
     match *shared.life.borrow() {
+        Life::Serving if shared.clients.pause.is_on() => "paused",
         Life::Serving => "serving",
         Life::Draining => "draining",
         Life::Ending => "ending",
@@ -289,6 +305,7 @@ fn configuration(config: &Config) -> Table {
 
 fn client_row(client: &Client) -> Vec<Value> {
     let facts = client.facts.get();
+    let peer = client.peer.load_full();
     let pid = client.backend_pid.load(Relaxed);
     let application = client.application.lock().unwrap_or_else(PoisonError::into_inner).clone();
     vec![
@@ -297,8 +314,8 @@ fn client_row(client: &Client) -> Vec<Value> {
         facts.map(|facts| facts.database.clone()).into(),
         facts.and_then(|facts| facts.branch.clone()).into(),
         application.into(),
-        client.peer.map(|peer| peer.ip().to_canonical().to_string()).into(),
-        client.peer.map_or(Value::Null, |peer| Value::count(peer.port())),
+        peer.as_ref().map(|peer| peer.ip().to_canonical().to_string()).into(),
+        peer.as_ref().map_or(Value::Null, |peer| Value::count(peer.port())),
         client.client_state().as_str().into(),
         if pid == 0 { Value::Null } else { Value::count(pid) },
         Value::count(client.statements.load(Relaxed)),
@@ -307,6 +324,21 @@ fn client_row(client: &Client) -> Vec<Value> {
         time(client.connected_at).into(),
         facts.map(|facts| facts.id.to_string()).into(),
     ]
+}
+
+/// `None` for a client that has no server yet.
+fn server_row(client: &Client) -> Option<Vec<Value>> {
+    let (address, facts) = (client.server.get()?, client.facts.get()?);
+    let pid = client.backend_pid.load(Relaxed);
+    Some(vec![
+        if pid == 0 { Value::Null } else { Value::count(pid) },
+        Value::count(client.id),
+        address.as_ref().into(),
+        facts.user.clone().into(),
+        facts.database.clone().into(),
+        facts.branch.clone().into(),
+        client.client_state().as_str().into(),
+    ])
 }
 
 fn stats(shared: &Shared) -> Table {

@@ -6,6 +6,7 @@
 
 mod arms;
 mod effects;
+mod idle;
 
 use std::future::poll_fn;
 use std::io;
@@ -15,17 +16,18 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use uuid::Uuid;
 
+use self::idle::{Idle, IdleTimer};
 use super::handshake::Link;
-use super::upstream::{Address, ServerStream};
-use super::{Relay, cancel, refuse};
+use super::transport::Transport;
+use super::upstream::Address;
+use super::{LAST_ARRIVALS, Relay, cancel, handshake, refuse};
 use crate::change::{Intended, Recording, SessionFacts};
 use crate::session::{Activity, Effects, Env, Limits, Next, Session};
-use crate::state::{Client, ClientState};
-use crate::telemetry::Side;
+use crate::state::{Client, ClientState, Full};
+use crate::telemetry::{Connection, Side};
 use crate::wire::error::Text;
 use crate::wire::pipe::Pipe;
 
@@ -47,6 +49,10 @@ enum End {
     Terminated,
     /// Not logged in in time.
     LoginTimeout,
+    /// Idle for too long.
+    IdleTimeout(Idle),
+    /// Logged in where there are as many as there may be.
+    TooMany(Full),
     /// The client or the server broke the protocol.
     Protocol(Side),
 }
@@ -69,8 +75,8 @@ struct Drive<'a> {
     secret: [u8; 32],
     limits: Limits,
     max_buffer: usize,
-    client: Arm<TcpStream>,
-    server: Arm<ServerStream>,
+    client: Arm<Transport>,
+    server: Arm<Transport>,
     session: Session,
     /// From the client to the server.
     up: Pipe,
@@ -80,9 +86,15 @@ struct Drive<'a> {
     /// What came of a statement is being recorded: the client hears of it afterwards.
     settling: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     login: Option<Pin<Box<Sleep>>>,
+    /// Since when the session is idle, and for how long it may be.
+    idle: IdleTimer,
+    /// A session that has asked nothing yet gets this long when the process drains.
+    last_arrival: Option<Pin<Box<Sleep>>>,
     cancel: Option<cancel::Entry<'a>>,
     fx: Effects,
     counted: bool,
+    /// Its user or its branch has as many clients as it may.
+    full: Option<Full>,
     /// The client sent what is no message: nothing more is read from it, and it is told so after the answers to what
     /// came before.
     broken: bool,
@@ -97,6 +109,8 @@ struct Arm<S> {
     writes: bool,
     /// The last read filled its buffer.
     busy: bool,
+    /// The last write took less than there was: a message may be cut there.
+    cut: bool,
 }
 
 /// Relays until one side is through.
@@ -122,9 +136,12 @@ pub(super) async fn run(relay: &Relay, link: Link, deadline: Instant) {
         wait: None,
         settling: None,
         login: Some(Box::pin(tokio::time::sleep_until(deadline.into()))),
+        idle: IdleTimer::default(),
+        last_arrival: None,
         cancel: None,
         fx: Effects::default(),
         counted: false,
+        full: None,
         broken: false,
     };
     drop(config);
@@ -166,15 +183,24 @@ impl Drive<'_> {
         if self.place.is_killed() || self.relay.shared.clients.is_ending() {
             return Err(End::Terminated);
         }
-        let may_end = match activity {
-            Activity::Login => true,
-            Activity::Idle => self.up.is_empty(),
-            Activity::Active | Activity::IdleInTransaction => false,
-        };
-        if may_end && self.relay.shared.clients.is_draining() {
+        if self.relay.shared.clients.is_draining() && self.may_go(activity, cx) {
             return Err(End::Terminated);
         }
-        Ok(())
+        self.watch_idleness(activity, cx)
+    }
+
+    /// Whether a draining process may send this session away now.
+    fn may_go(&mut self, activity: Activity, cx: &mut Context<'_>) -> bool {
+        let has_asked = self.place.statements.load(Ordering::Relaxed) > 0;
+        match activity {
+            Activity::Idle if !self.up.is_empty() => false,
+            Activity::Idle if has_asked => true,
+            Activity::Login | Activity::Idle => {
+                let limit = self.last_arrival.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_ARRIVALS)));
+                limit.as_mut().poll(cx).is_ready()
+            }
+            Activity::Active | Activity::IdleInTransaction => false,
+        }
     }
 
     /// Goes on with what waited; true when it did.
@@ -251,12 +277,13 @@ impl Drive<'_> {
             return Err(End::Protocol(Side::Server));
         }
         self.apply();
-        Ok(())
+        self.full.map_or(Ok(()), |full| Err(End::TooMany(full)))
     }
 
-    fn note(&self, activity: Activity) {
+    fn note(&mut self, activity: Activity) {
         let state = match activity {
             _ if self.wait.is_some() => ClientState::Waiting,
+            _ if self.is_held() => ClientState::Paused,
             Activity::Login => ClientState::Login,
             Activity::Idle => ClientState::Idle,
             Activity::Active => ClientState::Active,
@@ -268,18 +295,31 @@ impl Drive<'_> {
     /// Settles what is open, tells the client why, and hangs up.
     async fn finish(mut self, end: End) {
         let shared = &self.relay.shared;
+        let too_many;
         let (sqlstate, message) = match end {
             End::Closed => ("", ""),
             End::ServerLost => ("08006", "the PostgreSQL server closed the connection unexpectedly"),
             End::Terminated => ("57P01", "terminating connection due to administrator command"),
-            End::LoginTimeout => ("08006", "login did not finish in time"),
+            // The server's words for its authentication_timeout; it has them for its log only.
+            End::LoginTimeout => ("57014", "canceling authentication due to timeout"),
+            End::IdleTimeout(Idle::Session) => ("57P05", "terminating connection due to idle-session timeout"),
+            End::IdleTimeout(Idle::Transaction) => {
+                ("25P03", "terminating connection due to idle-in-transaction timeout")
+            }
+            End::TooMany(full) => {
+                shared.metrics.connection(Connection::TooMany);
+                too_many = handshake::too_many(full, &self.facts);
+                ("53300", too_many.as_str())
+            }
             End::Protocol(Side::Client) => ("08P01", "invalid message from the client"),
             End::Protocol(Side::Server | Side::Proxy) => ("08P01", "invalid message from the PostgreSQL server"),
         };
         match end {
             End::Closed => {}
             End::ServerLost | End::Protocol(Side::Server) => shared.metrics.error(Side::Server),
-            End::Protocol(Side::Client) | End::LoginTimeout => shared.metrics.error(Side::Client),
+            End::Protocol(Side::Client) | End::LoginTimeout | End::IdleTimeout(_) | End::TooMany(_) => {
+                shared.metrics.error(Side::Client);
+            }
             End::Terminated | End::Protocol(Side::Proxy) => shared.metrics.error(Side::Proxy),
         }
         if end == End::Terminated
@@ -289,6 +329,10 @@ impl Drive<'_> {
             // The server would run the statement to its end before it noticed that nobody listens.
             let target = entry.target();
             let _ = tokio::time::timeout(self.address.timeout(), target.cancel()).await;
+        }
+        if matches!(end, End::TooMany(_)) && !self.client.cut {
+            // It is not told that it got in.
+            self.down.clear();
         }
         if !sqlstate.is_empty() && self.session.at_boundary(&self.down) {
             let outgoing = self.down.outgoing().to_vec();
@@ -308,13 +352,14 @@ impl Drive<'_> {
         }
         if self.counted {
             shared.metrics.client_left(self.facts.branch.as_deref());
+            shared.clients.quota.leave(&self.facts.user, self.facts.branch.as_deref());
         }
     }
 }
 
 impl<S> Arm<S> {
     fn new(stream: S) -> Self {
-        Self { stream, reads: true, writes: true, busy: false }
+        Self { stream, reads: true, writes: true, busy: false, cut: false }
     }
 }
 

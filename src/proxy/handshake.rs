@@ -6,23 +6,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use super::upstream::{Address, ServerStream};
+use super::transport::Transport;
+use super::upstream::Address;
 use super::{Relay, refuse};
 use crate::branch::{Carriers, GUARDED, Route, take_branch_option};
 use crate::change::SessionFacts;
 use crate::session::Session;
-use crate::state::{Client, Life};
+use crate::state::{Client, Full, Life, Most, Shared};
 use crate::telemetry::{Connection, Side};
 use crate::wire::error::Text;
 use crate::wire::startup::{self, Bad, First, Startup};
 
+const SHUTTING_DOWN: &str = "terminating connection due to administrator command";
+
 /// A client and its server, ready to be relayed.
 pub(super) struct Link {
-    pub client: TcpStream,
-    pub server: ServerStream,
+    pub client: Transport,
+    pub server: Transport,
     pub session: Session,
     pub facts: Arc<SessionFacts>,
     pub place: Arc<Client>,
@@ -47,19 +49,17 @@ struct Farewell {
 pub(super) async fn run(
     relay: &Relay,
     place: Option<Arc<Client>>,
-    mut client: TcpStream,
-    peer: SocketAddr,
+    mut client: Transport,
+    peer: Option<SocketAddr>,
     deadline: Instant,
 ) -> io::Result<Option<Link>> {
-    let mut life = relay.shared.life.subscribe();
     let first = tokio::select! {
         biased;
         first = tokio::time::timeout_at(deadline.into(), read_first(&mut client)) => match first {
             Ok(first) => first?,
             Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no start-up packet in time")),
         },
-        // Whoever has said nothing yet must not hold up the end of the process.
-        _ = life.wait_for(|life| *life > Life::Serving) => return Ok(None),
+        () = super::too_late(&relay.shared) => return Ok(None),
     };
     let metrics = &relay.shared.metrics;
     let farewell = match first {
@@ -73,7 +73,7 @@ pub(super) async fn run(
             }
             return Ok(None);
         }
-        Some(Ok(First::Startup(startup))) => match start(relay, place, startup, peer).await {
+        Some(Ok(First::Startup(startup))) => match start(relay, place, startup, peer, deadline).await {
             Ok((place, start)) => return Ok(Some(start.link(client, place))),
             Err(farewell) => farewell,
         },
@@ -94,7 +94,7 @@ pub(super) async fn run(
 
 /// The first packet that is no request for encryption. Those are answered `N`, each once; asked for again they are
 /// protocol versions that nobody speaks, as for the server.
-async fn read_first(client: &mut TcpStream) -> io::Result<Option<Result<First, Bad>>> {
+async fn read_first(client: &mut Transport) -> io::Result<Option<Result<First, Bad>>> {
     let (mut asked_tls, mut asked_gss) = (false, false);
     loop {
         let mut word = [0; 4];
@@ -122,7 +122,7 @@ async fn read_first(client: &mut TcpStream) -> io::Result<Option<Result<First, B
 
 /// A session whose server is connected.
 struct Start {
-    server: ServerStream,
+    server: Transport,
     facts: Arc<SessionFacts>,
     application: String,
     address: Address,
@@ -131,7 +131,7 @@ struct Start {
 }
 
 impl Start {
-    fn link(self, client: TcpStream, place: Arc<Client>) -> Link {
+    fn link(self, client: Transport, place: Arc<Client>) -> Link {
         let mut secret = [0; 32];
         // Without random numbers no key is ours to give: the client's cancel requests then find nothing.
         let _ = getrandom::fill(&mut secret);
@@ -152,7 +152,8 @@ async fn start(
     relay: &Relay,
     place: Option<Arc<Client>>,
     mut startup: Startup,
-    peer: SocketAddr,
+    peer: Option<SocketAddr>,
+    deadline: Instant,
 ) -> Result<(Arc<Client>, Start), Farewell> {
     let shared = &relay.shared;
     let Some(place) = place else { return Err(Farewell::too_many()) };
@@ -176,19 +177,26 @@ async fn start(
         user,
         database: route.database().to_owned(),
         branch: route.branch().map(str::to_owned),
-        client_addr: Some(peer.ip()),
-        client_port: peer.port(),
+        client_addr: peer.map(|peer| peer.ip()),
+        client_port: peer.map_or(0, |peer| peer.port()),
     });
     startup.set("pggit.session", facts.id.to_string());
-    startup.set("pggit.client", peer.to_string());
+    startup.set("pggit.client", peer.map_or_else(|| "[local]".to_owned(), |peer| peer.to_string()));
     startup.set("pggit.timeout", format!("{}ms", shared.config.load().history.timeout.as_millis()));
     if let Some(branch) = &facts.branch {
         startup.set("pggit.branch", branch.as_bytes());
     }
     let packet = startup.to_packet().map_err(|bad| Farewell::protocol("08P01", &bad))?;
+    shared.clients.quota.has_room(&facts.user, facts.branch.as_deref(), most(shared)).map_err(|full| Farewell {
+        result: Connection::TooMany,
+        ..Farewell::client("53300", too_many(full, &facts))
+    })?;
     let _ = place.facts.set(facts.clone());
+    wait_for_resume(shared, deadline).await?;
 
-    let address = Address::of(&shared.config.load().upstream);
+    let config = shared.config.load();
+    let address = Address::of(&config.upstream, config.limits.tcp);
+    drop(config);
     let began = Instant::now();
     let connected = address.connect().await;
     let branch = facts.branch.as_deref();
@@ -197,6 +205,7 @@ async fn start(
         tracing::warn!(%error, session = %facts.id, "cannot connect to the server");
         Farewell::unreachable(error.kind())
     })?;
+    let _ = place.server.set(address.to_string().into());
     Ok((
         place,
         Start {
@@ -208,6 +217,42 @@ async fn start(
             packet,
         },
     ))
+}
+
+/// How many clients may be there of one user and of one branch.
+pub(super) fn most(shared: &Shared) -> Most {
+    let limits = &shared.config.load().limits;
+    Most { per_user: limits.max_clients_per_user, per_branch: limits.max_clients_per_branch }
+}
+
+/// In the words that the server has for its own limits on roles and databases.
+pub(super) fn too_many(full: Full, facts: &SessionFacts) -> String {
+    match full {
+        Full::User => format!("too many connections for role \"{}\"", facts.user),
+        Full::Branch => {
+            format!("too many connections for branch \"{}\"", facts.branch.as_deref().unwrap_or_default())
+        }
+    }
+}
+
+/// While clients are held (`PAUSE`), newcomers wait here: the server is not even connected to.
+async fn wait_for_resume(shared: &Shared, deadline: Instant) -> Result<(), Farewell> {
+    if !shared.clients.pause.is_on() {
+        return Ok(());
+    }
+    let mut life = shared.life.subscribe();
+    tokio::select! {
+        biased;
+        () = shared.clients.pause.over() => Ok(()),
+        _ = life.wait_for(|life| *life > Life::Serving) => {
+            Err(Farewell { side: Side::Proxy, ..Farewell::client("57P01", SHUTTING_DOWN.into()) })
+        }
+        () = tokio::time::sleep_until(deadline.into()) => Err(Farewell {
+            detail: Some("PAUSE was said on its control port.".into()),
+            side: Side::Proxy,
+            ..Farewell::client("57P03", "the proxy is paused".into())
+        }),
+    }
 }
 
 /// Takes what names the branch out of the start-up packet. The settings that only the proxy may set are refused.

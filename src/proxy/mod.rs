@@ -2,14 +2,17 @@
 //!
 //! Each [`worker`] thread takes clients from the one listening socket; a client's two sockets, its task and its buffers
 //! stay with one thread.
-//! [`handshake`] reads the start-up packet and finds the branch, [`upstream`] connects to the server,
+//! [`introduction`] learns whom a load balancer speaks for, [`handshake`] reads the start-up packet and finds the branch, [`upstream`] connects to the server,
 //! [`drive`] relays until one side ends, [`cancel`] carries cancel requests.
 
 mod buffers;
 mod cancel;
 mod drive;
 mod handshake;
+mod introduction;
+mod listener;
 mod refuse;
+mod transport;
 mod upstream;
 mod worker;
 
@@ -17,12 +20,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
-
-use tokio::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use crate::state::{Client, Life, Shared};
 use cancel::Cancels;
+pub use listener::Listener;
+use transport::Transport;
 
 /// What the tasks of all workers share, besides [`Shared`].
 struct Relay {
@@ -31,14 +34,15 @@ struct Relay {
 }
 
 /// Takes clients until the process drains, then waits for the ones that are there.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+pub async fn serve(listeners: Vec<Listener>, shared: Arc<Shared>) -> io::Result<()> {
     let config = shared.config.load();
     let workers = match config.listen.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
     let relay = Arc::new(Relay { shared: shared.clone(), cancels: Cancels::default() });
-    let threads = worker::start(workers, listener.into_std()?, relay)?;
+    let threads = worker::start(workers, &listeners, relay)?;
+    drop(listeners);
     let _ = shared.life.subscribe().wait_for(|life| *life > Life::Serving).await;
 
     let limit = shared.config.load().limits.drain_timeout;
@@ -50,6 +54,19 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()>
         let _ = ended.await;
     }
     Ok(())
+}
+
+/// How long those who have asked nothing yet may stay when the process drains: who was let in just before is served
+/// like everybody else, who says nothing must not hold up the end.
+const LAST_ARRIVALS: Duration = Duration::from_secs(1);
+
+/// Returns when the process has drained for as long as newcomers may take.
+async fn too_late(shared: &Shared) {
+    // In a block of its own: what wait_for returns holds a lock.
+    {
+        let _ = shared.life.subscribe().wait_for(|life| *life > Life::Serving).await;
+    }
+    tokio::time::sleep(LAST_ARRIVALS).await;
 }
 
 /// A client's place: given back when dropped.
@@ -68,13 +85,18 @@ impl Drop for Place {
     }
 }
 
-async fn run(place: &Place, stream: tokio::net::TcpStream, peer: SocketAddr) -> io::Result<()> {
+async fn run(place: &Place, mut stream: Transport, peer: Option<SocketAddr>) -> io::Result<()> {
     let limit = place.relay.shared.config.load().limits.login_timeout;
     let deadline = Instant::now() + limit;
     let mut life = place.relay.shared.life.subscribe();
+    let shared = &place.relay.shared;
+    let link = async {
+        let peer = introduction::hear(shared, place.client.as_deref(), &mut stream, peer, deadline).await?;
+        handshake::run(&place.relay, place.client.clone(), stream, peer, deadline).await
+    };
     let link = tokio::select! {
         biased;
-        link = handshake::run(&place.relay, place.client.clone(), stream, peer, deadline) => link?,
+        link = link => link?,
         // A server that does not answer must not hold it up, either.
         _ = life.wait_for(|life| *life == Life::Ending) => None,
     };

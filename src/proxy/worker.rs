@@ -10,15 +10,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::listener::{Door, Listener};
+use super::transport::{Parcel, Transport};
 use super::{Place, Relay, run};
 use crate::state::{Client, Life};
 
 /// A client's socket on its way to another worker, with its place among the clients; without one it is told 53300.
-type Newcomer = (std::net::TcpStream, SocketAddr, Option<Arc<Client>>);
+type Newcomer = (Parcel, Option<SocketAddr>, Option<Arc<Client>>);
 
 /// Newcomers that wait for a worker, each. Beyond it they stay with the worker that took them.
 const WAITING: usize = 1024;
@@ -41,11 +42,7 @@ struct Worker {
 }
 
 /// Starts so many threads. They end when the process drains and their clients have left.
-pub(super) fn start(
-    count: usize,
-    listener: std::net::TcpListener,
-    relay: Arc<Relay>,
-) -> io::Result<Vec<JoinHandle<()>>> {
+pub(super) fn start(count: usize, listeners: &[Listener], relay: Arc<Relay>) -> io::Result<Vec<JoinHandle<()>>> {
     let (seats, waiting): (Vec<_>, Vec<_>) = (0..count)
         .map(|_| {
             let (newcomers, waiting) = mpsc::channel(WAITING);
@@ -56,10 +53,10 @@ pub(super) fn start(
     let mut threads = Vec::with_capacity(count);
     for (own, waiting) in waiting.into_iter().enumerate() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = listener.try_clone()?;
+        let listeners = listeners.iter().map(Listener::try_clone).collect::<io::Result<Vec<_>>>()?;
         let worker = Worker { relay: relay.clone(), seats: seats.clone(), own, tasks: JoinSet::new() };
         let work = move || {
-            if let Err(error) = runtime.block_on(worker.work(listener, waiting)) {
+            if let Err(error) = runtime.block_on(worker.work(listeners, waiting)) {
                 tracing::error!(%error, "a worker thread cannot take clients");
             }
         };
@@ -69,12 +66,12 @@ pub(super) fn start(
 }
 
 impl Worker {
-    async fn work(mut self, listener: std::net::TcpListener, mut waiting: mpsc::Receiver<Newcomer>) -> io::Result<()> {
-        let listener = TcpListener::from_std(listener)?;
+    async fn work(mut self, listeners: Vec<Listener>, mut waiting: mpsc::Receiver<Newcomer>) -> io::Result<()> {
+        let mut door = Door::open(listeners)?;
         let mut life = self.relay.shared.life.subscribe();
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
+                accepted = door.accept() => match accepted {
                     Ok((stream, peer)) => self.take(stream, peer),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a client");
@@ -87,7 +84,11 @@ impl Worker {
                 () = async { drop(life.wait_for(|life| *life > Life::Serving).await) } => break,
             }
         }
-        drop(listener);
+        // Closing the last handle of a socket resets those who wait in the kernel's queue.
+        while let Some((stream, peer)) = door.take_waiting().await {
+            self.take(stream, peer);
+        }
+        drop(door);
         waiting.close();
         while let Some(newcomer) = waiting.recv().await {
             self.receive(newcomer);
@@ -97,17 +98,17 @@ impl Worker {
     }
 
     /// A client that this thread took: it stays, or goes to the thread with the fewest.
-    fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let _ = stream.set_nodelay(true);
-        // As the server does: a client that vanished without a word is noticed within the kernel's keepalive time.
-        let _ = socket2::SockRef::from(&stream).set_keepalive(true);
+    fn take(&mut self, stream: Transport, peer: Option<SocketAddr>) {
         let shared = &self.relay.shared;
-        let client = shared.clients.admit(shared.config.load().listen.max_clients, Some(peer));
+        let config = shared.config.load();
+        let _ = stream.tune(&config.limits.tcp);
+        let client = shared.clients.admit(config.listen.max_clients, peer);
+        drop(config);
         let load = |seat: &Seat| seat.clients.load(Ordering::Relaxed);
         let own = &self.seats[self.own];
         let other = self.seats.iter().min_by_key(|seat| load(seat)).filter(|seat| load(seat) < load(own));
         let Some(other) = other else { return self.relay_here(stream, peer, client) };
-        match stream.into_std() {
+        match stream.pack() {
             Ok(stream) => {
                 other.clients.fetch_add(1, Ordering::Relaxed);
                 if let Err(refused) = other.newcomers.try_send((stream, peer, client)) {
@@ -125,7 +126,7 @@ impl Worker {
 
     /// A client that was counted here already.
     fn receive(&mut self, (stream, peer, client): Newcomer) {
-        match TcpStream::from_std(stream) {
+        match stream.unpack() {
             Ok(stream) => self.relay(stream, peer, client),
             Err(error) => {
                 drop(self.place(client));
@@ -134,17 +135,17 @@ impl Worker {
         }
     }
 
-    fn relay_here(&mut self, stream: TcpStream, peer: SocketAddr, client: Option<Arc<Client>>) {
+    fn relay_here(&mut self, stream: Transport, peer: Option<SocketAddr>, client: Option<Arc<Client>>) {
         self.seats[self.own].clients.fetch_add(1, Ordering::Relaxed);
         self.relay(stream, peer, client);
     }
 
-    fn relay(&mut self, stream: TcpStream, peer: SocketAddr, client: Option<Arc<Client>>) {
+    fn relay(&mut self, stream: Transport, peer: Option<SocketAddr>, client: Option<Arc<Client>>) {
         // Dropped in any case, also when the task panics: no place is ever lost.
         let place = self.place(client);
         self.tasks.spawn(async move {
             if let Err(error) = run(&place, stream, peer).await {
-                tracing::debug!(%peer, %error, "client ended");
+                tracing::debug!(?peer, %error, "client ended");
             }
         });
     }

@@ -267,6 +267,11 @@ impl Session {
         }
     }
 
+    /// Whether messages of the extended protocol were sent whose Sync has not been.
+    pub fn in_batch(&self) -> bool {
+        self.batch_open
+    }
+
     /// How many answers the server owes.
     pub fn owed(&self) -> usize {
         self.ledger.len()

@@ -5,4 +5,5 @@
 pub mod error;
 pub mod frame;
 pub mod pipe;
+pub mod proxy_header;
 pub mod startup;

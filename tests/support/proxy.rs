@@ -46,19 +46,19 @@ impl Proxy {
 
     /// As [`Self::start`], to any address; what it wrote to its log where it ended or hung before `ready`.
     pub fn try_start(upstream: SocketAddr, config: &str) -> Result<Self, String> {
+        let mut command = Command::new(PROGRAM);
+        command.stdin(Stdio::null());
+        Self::launch(upstream, config, command)
+    }
+
+    /// As [`Self::try_start`], by a command that runs the program with the arguments that are added here.
+    pub fn launch(upstream: SocketAddr, config: &str, mut command: Command) -> Result<Self, String> {
         let directory = new_directory("proxy");
         let path = directory.join("pggit-proxy.toml");
         fs::write(&path, complete(config, upstream)).unwrap();
         let log = File::create(directory.join("log")).unwrap();
-        let mut child = Command::new(PROGRAM)
-            .arg("serve")
-            .arg("--config")
-            .arg(&path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut child =
+            command.arg("serve").arg("--config").arg(&path).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let watchdog = Watchdog::start(child.id(), "KILL", &directory);
         let lines = announcements(&mut child);
         let mut found = [None; 3];

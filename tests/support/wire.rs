@@ -73,7 +73,42 @@ impl Wire {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::on(stream)
+    }
+
+    /// On a connection that is there already.
+    pub fn on(stream: TcpStream) -> Self {
         Self { stream, greeting: Vec::new(), unread: Vec::new() }
+    }
+
+    /// As [`Self::ask`], for a connection that may break: what came before ReadyForQuery, or why that did not come.
+    pub fn try_ask(&mut self, bytes: &[u8]) -> Result<Vec<Message>, String> {
+        self.stream.write_all(bytes).map_err(|error| format!("write: {error}"))?;
+        let mut messages = Vec::new();
+        loop {
+            let mut chunk = [0; 4096];
+            while let Some(message) = self.whole_message() {
+                match message.tag {
+                    b'Z' => return Ok(messages),
+                    b'E' => return Err(format!("answered {message:?} after {messages:?}")),
+                    _ => messages.push(message),
+                }
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(format!("closed after {messages:?}")),
+                Ok(n) => self.unread.extend_from_slice(&chunk[..n]),
+                Err(error) => return Err(format!("read: {error}")),
+            }
+        }
+    }
+
+    /// The next message, if it has come whole.
+    fn whole_message(&mut self) -> Option<Message> {
+        let length = u32::from_be_bytes(self.unread.get(1..5)?.try_into().unwrap()) as usize;
+        let frame = self.unread.get(..=length)?;
+        let message = Message { tag: frame[0], body: frame[5..].to_vec() };
+        self.unread.drain(..=length);
+        Some(message)
     }
 
     /// Logged in with protocol 3.0, where the server trusts the user.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncWrite, ReadBuf};
 
 use super::{Arm, Drive, End, MAX_BEFORE_LOGIN, MAX_OWED, is_farewell};
 use crate::proxy::buffers;
-use crate::proxy::upstream::Socket;
+use crate::proxy::transport::Socket;
 use crate::wire::pipe::Pipe;
 
 /// What a read gave.
@@ -23,7 +23,7 @@ enum Read {
 
 impl Drive<'_> {
     pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.wait.is_some() || self.session.owed() > MAX_OWED {
+        if self.wait.is_some() || self.session.owed() > MAX_OWED || self.is_held() {
             return Ok(false);
         }
         if self.login.is_some() && self.up.incoming().len() > MAX_BEFORE_LOGIN {
@@ -137,6 +137,7 @@ impl<S: Socket> Arm<S> {
         match Pin::new(&mut self.stream).poll_write(cx, pipe.outgoing()) {
             Poll::Ready(Ok(n)) if n > 0 => {
                 pipe.wrote(n);
+                self.cut = !pipe.outgoing().is_empty();
                 buffers::release(pipe);
                 Some(n)
             }

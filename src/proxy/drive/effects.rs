@@ -9,6 +9,7 @@ use super::{Drive, Wait};
 use crate::change::{Intended, Intent, Outcome, Recording, StatementFact};
 use crate::config::OnFailure;
 use crate::proxy::cancel::Target;
+use crate::proxy::handshake::most;
 use crate::sql::{Class, Classifier};
 use crate::state::Shared;
 use crate::telemetry::{Connection, Side};
@@ -144,9 +145,14 @@ impl Drive<'_> {
         }
         if std::mem::take(&mut self.fx.ready) {
             self.login = None;
-            self.counted = true;
-            metrics.connection(Connection::Accepted);
-            metrics.client_joined(branch);
+            match shared.clients.quota.enter(&self.facts.user, branch, most(shared)) {
+                Ok(()) => {
+                    self.counted = true;
+                    metrics.connection(Connection::Accepted);
+                    metrics.client_joined(branch);
+                }
+                Err(full) => self.full = Some(full),
+            }
         }
         if !self.fx.facts.is_empty() {
             self.log();
