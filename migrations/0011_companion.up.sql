@@ -231,7 +231,8 @@ BEGIN
 END
 $$;
 
--- Relations of these names, with their indexes, partitions, sequences, views: what an ALTER of one may reach.
+-- Relations of these names, with their indexes, partitions, sequences, views, and the tables whose foreign keys refer to any
+-- of them (a new partition adds to those): what an ALTER of one may reach.
 CREATE FUNCTION pggit.relations_near(names name[]) RETURNS oid[]
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
@@ -244,7 +245,9 @@ BEGIN
                 UNION ALL SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = r.rel
                 UNION ALL SELECT i.indrelid FROM pg_index i WHERE i.indexrelid = r.rel) x(oid)
         )
-        SELECT rel FROM r);
+        SELECT r.rel FROM r
+        UNION SELECT k.conrelid FROM r JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = r.rel AND d.classid = 'pg_constraint'::regclass
+                JOIN pg_constraint k ON k.oid = d.objid AND k.contype = 'f');
 END
 $$;
 
@@ -508,7 +511,9 @@ BEGIN
     ELSIF names IS NOT NULL AND act <> 'RENAME'
           AND tag IN ('CREATE VIEW', 'CREATE INDEX', 'CREATE SEQUENCE', 'CREATE FUNCTION', 'ALTER FUNCTION', 'ALTER TABLE', 'ALTER INDEX',
                       'ALTER VIEW', 'ALTER SEQUENCE') THEN
-        rels := pggit.relations_near(names::name[]);
+        -- And what was near before: a partition that was detached.
+        rels := pggit.relations_near(names::name[])
+                || ARRAY(SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass);
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
     ELSE
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched(top, top_age, since) t;

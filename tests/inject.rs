@@ -95,6 +95,22 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("create table p1 partition of p for values from (0) to (9)", &["CREATE table public.p1"]),
     ("alter table p add column b text", &["ALTER table public.p", "ALTER table public.p1"]),
     ("drop table p", &["DROP table public.p", "DROP table public.p1"]),
+    (
+        "create table pk (a int primary key) partition by range (a)",
+        &["CREATE table public.pk", "CREATE index public.pk_pkey"],
+    ),
+    (
+        "create table pk1 partition of pk for values from (0) to (9)",
+        &["CREATE table public.pk1", "CREATE index public.pk1_pkey"],
+    ),
+    ("create table fk (a int references pk)", &["CREATE table public.fk"]),
+    ("create table pk2 (a int not null) partition by range (a)", &["CREATE table public.pk2"]),
+    (
+        "alter table pk attach partition pk2 for values from (9) to (20)",
+        &["ALTER table public.fk", "ALTER table public.pk2", "CREATE index public.pk2_pkey"],
+    ),
+    ("alter table pk detach partition pk1", &["ALTER table public.fk", "ALTER table public.pk1"]),
+    ("alter table pk detach partition pk2", &["ALTER table public.fk", "ALTER table public.pk2"]),
     ("create foreign data wrapper w", &["CREATE foreign-data wrapper w"]),
     ("create server s foreign data wrapper w", &["CREATE server s"]),
     ("create user mapping for public server s", &["CREATE user mapping public on server s"]),
