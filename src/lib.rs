@@ -11,13 +11,14 @@
 //!
 //! | layer | modules | may know |
 //! |---|---|---|
-//! | core: no IO, no clock, no lock | [`wire`], [`sql`], [`branch`], [`change`], [`policy`], [`session`] | each other, downwards |
-//! | around it | [`config`], [`telemetry`], [`history`], [`state`] | the core, and what stands before them |
+//! | core: no IO, no clock, no lock | [`wire`], [`auth`], [`sql`], [`branch`], [`change`], [`policy`], [`session`] | each other, downwards |
+//! | around it | [`tls`], [`config`], [`telemetry`], [`history`], [`state`] | the core, and what stands before them |
 //! | outside | [`proxy`], [`control`], [`http`] | everything above, never each other: they meet in [`state`] |
 //! | top | [`cli`] | everything |
 //!
 //! `tests/layers.rs` holds this table against the `use` lines.
 
+pub mod auth;
 pub mod branch;
 pub mod change;
 pub mod cli;
@@ -31,4 +32,5 @@ pub mod session;
 pub mod sql;
 pub mod state;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;

@@ -1,6 +1,8 @@
 //! The configuration: what is right is read, what is wrong is said with its place, the docs say what the code does.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use pggit_proxy::branch::{Branch, Origin};
 use pggit_proxy::config::{Config, ControlRole, Overrides, Problem};
 use pggit_proxy::policy::Action;
 use pggit_proxy::sql::Class;
+use support::Certs;
 
 const SAMPLE: &str = include_str!("../config/pggit-proxy.toml");
 const DOC: &str = include_str!("../docs/CONFIG.md");
@@ -68,7 +71,7 @@ fn sample_with_everything_uncommented_knows_all_its_keys() {
     let is_toml = |line: &str| line.starts_with('[') || line.split(" = ").next().is_some_and(|key| !key.contains(' '));
     let all: String = SAMPLE
         .lines()
-        .filter(|line| !line.starts_with("# password_file"))
+        .filter(|line| !["# password_file", "# sslcert", "# sslkey"].iter().any(|file| line.starts_with(file)))
         .map(|line| match line.strip_prefix("# ") {
             Some(rest) if is_toml(rest) && rest.contains(['=', '[']) => format!("{rest}\n"),
             _ => format!("{line}\n"),
@@ -122,8 +125,8 @@ fn unknown_key_names_place_and_nearest() {
         "f.toml:2:3: unknown key `adress` in [listen]; did you mean `address`?"
     );
     assert!(problem("[listn]\nx = 1").starts_with("f.toml:1:2: unknown key `listn`; did you mean `listen`?"));
-    let tls = problem("[listen]\ntls = { mode = \"require\" }\n");
-    assert!(tls.starts_with("f.toml:2:1: unknown key `tls` in [listen]; known here: address,"), "{tls}");
+    let tls = problem("[listen]\ntls = { mode = \"disable\", certificate = \"x\" }\n");
+    assert!(tls.contains("unknown key `certificate` in [listen.tls]; known here: cert, client_ca"), "{tls}");
     assert!(problem("[[rule]]\nname = \"a\"\naction = \"allow\"\nbrnach = \"x\"").contains("did you mean `branch`?"));
 }
 
@@ -182,7 +185,8 @@ fn bad_urls_are_told_without_the_password() {
     for url in [
         "mysql://u:hunter2@h/d",
         "postgres://u:hunter2@h",
-        "postgres://u:hunter2@h/d?sslmode=require",
+        "postgres://u:hunter2@h/d?sslmode=allow",
+        "postgres://u:hunter2@h/d?sslmode=verify",
         "postgres://u:hunter2@h/d?sslmod=disable",
         "postgres://u:hunter2@h:99999/d",
         "postgres://u:hunter2@h,i/d",
@@ -209,7 +213,6 @@ fn password_file_is_found_beside_the_file() {
 #[test]
 fn what_this_version_cannot_do_is_said() {
     for (text, word) in [
-        ("[auth]\nmode = \"scram\"", "scram"),
         ("[[rule]]\nname = \"a\"\naction = \"queue\"", "queue"),
         ("[[rule]]\nname = \"a\"\naction = \"reroute\"", "reroute"),
     ] {
@@ -324,4 +327,52 @@ fn flags_override_the_file_and_are_checked() {
     assert_eq!(places, ["--listen", "--upstream"]);
     let open = Overrides { control: Some("0.0.0.0:1".into()), ..Overrides::default() };
     assert_eq!(parse("").with_overrides(open).unwrap_err()[0].place, "--control");
+}
+
+#[test]
+fn tls_needs_its_files_and_they_have_to_fit() {
+    let certs = Certs::new();
+    let path = |file: &str| certs.path(file).display().to_string();
+    let ready = parse(&format!("[auth]\nmode = \"scram\"\n[listen.tls]\n{}", certs.listen("require")));
+    assert!(ready.listen.tls.ready.is_some());
+    assert!(!format!("{ready:?}").contains("PRIVATE"));
+    assert!(problem("[listen.tls]\nmode = \"require\"").ends_with("TLS needs `cert` and `key`"));
+    let tls = |cert: &str, key: &str, more: &str| {
+        problem(&format!(
+            "[auth]\nmode = \"scram\"\n[listen.tls]\nmode = \"allow\"\ncert = \"{}\"\nkey = \"{}\"\n{more}",
+            path(cert),
+            path(key)
+        ))
+    };
+    assert!(tls("gone.crt", "server.key", "").contains("cannot read "));
+    assert!(tls("server.crt", "ann.key", "").contains("do not fit"));
+    assert!(tls("server.key", "server.key", "").ends_with("server.key holds no certificate"));
+    assert!(tls("server.crt", "server.crt", "").contains("holds no private key"));
+    assert!(tls("server.crt", "server.key", "client_name = true").contains("needs `client_ca`"));
+    let server = |keys: &str| problem(&format!("[upstream]\nhost = \"db\"\n{keys}"));
+    assert!(server("sslmode = \"verify-full\"").contains("needs `sslrootcert`"));
+    assert!(server("sslmode = \"verify_full\"").contains("did you mean \"verify-full\"?"));
+    assert!(server("sslmode = \"require\"\nsslcert = \"x\"").contains("needed together"));
+    assert!(server("sslnegotiation = \"direct\"").contains("needs `sslmode` = \"require\""));
+    assert!(server("sslmode = \"verify-ca\"\nsslrootcert = \"/gone\"").contains("cannot read /gone"));
+    let url =
+        parse(&format!("[upstream]\nurl = \"postgres://u@db/d?sslmode=verify-full&sslrootcert={}\"", path("root.crt")));
+    assert!(url.upstream.tls.is_some());
+    assert_eq!(value(&url, "upstream.sslmode"), ("verify-full".into(), "file".into()));
+}
+
+#[test]
+fn passwords_cannot_pass_between_two_legs_with_tls() {
+    let certs = Certs::new();
+    let both = format!("[listen.tls]\n{}[upstream]\nhost = \"db\"\n", certs.listen("allow"));
+    let refused = problem(&both);
+    assert!(refused.contains("auth.mode = \"scram\"") && refused.contains("channel binding"), "{refused}");
+    parse(&format!("{both}sslmode = \"disable\""));
+    parse(&format!("{both}[auth]\nmode = \"scram\""));
+    parse(&both.replace("\"db\"", "\"/run/postgresql\""));
+    // A flag may bring the second leg.
+    let config = parse(&format!("{both}sslmode = \"disable\""));
+    let url = Overrides { upstream: Some("postgres://u@db/d?sslmode=require".into()), ..Overrides::default() };
+    let problems = config.with_overrides(url).unwrap_err();
+    assert!(problems[0].to_string().contains("channel binding"), "{problems:?}");
 }

@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Core: no IO, no clock, no lock. They know each other and nothing else.
-const CORE: &[&str] = &["wire", "sql", "branch", "change", "policy", "session"];
+const CORE: &[&str] = &["wire", "auth", "sql", "branch", "change", "policy", "session"];
 /// Around the core. Each may know those before it.
-const AROUND: &[&str] = &["config", "telemetry", "history", "state"];
+const AROUND: &[&str] = &["tls", "config", "telemetry", "history", "state"];
 /// They meet in `state`, never directly.
 const OUTSIDE: &[&str] = &["proxy", "control", "http"];
 const TOP: &[&str] = &["cli"];

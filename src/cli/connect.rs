@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sqlx::ConnectOptions as _;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 
+use crate::config::{Upstream, ssl_of_url};
 use crate::history::{APPLICATION_NAME, in_words};
+use crate::proxy::road;
+use crate::tls::SslMode;
 
 /// A server that does not answer must not hang a deployment.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,9 +28,43 @@ pub(super) async fn connect(url: &str) -> anyhow::Result<PgConnection> {
         None => options.get_host().to_owned(),
     };
     let place = format!("{place}, port {}", options.get_port());
+    let options = over_tls(options, url).await.with_context(|| format!("cannot connect to {place}"))?;
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => anyhow::bail!("cannot connect to {place}: {}", in_words(&error)),
         Err(_) => anyhow::bail!("cannot connect to {place}: no answer within {CONNECT_TIMEOUT:?}"),
     }
+}
+
+/// Lets the connection go the way that sessions and the recorder go, where there is TLS. What the URL does not say, libpq's
+/// environment variables may.
+async fn over_tls(options: PgConnectOptions, url: &str) -> anyhow::Result<PgConnectOptions> {
+    let mut ssl = ssl_of_url(url).map_err(anyhow::Error::msg)?;
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    ssl.mode = match options.get_ssl_mode() {
+        PgSslMode::Disable => SslMode::Disable,
+        PgSslMode::Allow | PgSslMode::Prefer => SslMode::Prefer,
+        PgSslMode::Require => SslMode::Require,
+        PgSslMode::VerifyCa => SslMode::VerifyCa,
+        PgSslMode::VerifyFull => SslMode::VerifyFull,
+    };
+    ssl.roots = ssl.roots.or_else(|| variable("PGSSLROOTCERT").map(Into::into));
+    ssl.certificate = ssl.certificate.or_else(|| variable("PGSSLCERT").map(Into::into));
+    ssl.key = ssl.key.or_else(|| variable("PGSSLKEY").map(Into::into));
+    let options = options.ssl_mode(PgSslMode::Disable);
+    if options.get_socket().is_some() {
+        return Ok(options);
+    }
+    let mut upstream = Upstream {
+        host: options.get_host().to_owned(),
+        port: options.get_port(),
+        connect_timeout: CONNECT_TIMEOUT,
+        ssl,
+        ..Upstream::default()
+    };
+    upstream.prepare().map_err(anyhow::Error::msg)?;
+    Ok(match road::open(&upstream).await? {
+        Some(road) => options.socket(road),
+        None => options,
+    })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -40,9 +41,11 @@ pub fn run(path: Option<PathBuf>, overrides: Overrides) -> anyhow::Result<()> {
     runtime.block_on(serve(config, path))
 }
 
-async fn serve(config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
+async fn serve(mut config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     let manager = Manager::from_environment();
     let Sockets { clients, control, http, unix } = Sockets::open(&config)?;
+    config.upstream.road =
+        proxy::road::open(&config.upstream).await.context("cannot open the recorder's road to the server")?;
 
     let slot: Arc<OnceLock<Weak<Shared>>> = Arc::default();
     let seen = slot.clone();

@@ -1,13 +1,14 @@
 //! `[listen]`, and what concerns connections in `[limits]`.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::rules::network;
 use super::section::Section;
+use super::tls::read_listen_tls;
 use super::{Listen, TcpLimits};
 
 /// The longest path that a unix socket can have on Linux, without its closing zero.
@@ -16,7 +17,7 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Longest silence that can be asked for: the kernel's own bound on keepalive times.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
-pub(super) fn read_listen(mut section: Section<'_>) -> Listen {
+pub(super) fn read_listen(mut section: Section<'_>, folder: &Path) -> Listen {
     let default = Listen::default();
     let listen = Listen {
         address: section.address("address").map_or(default.address, |placed| placed.value),
@@ -28,6 +29,7 @@ pub(super) fn read_listen(mut section: Section<'_>) -> Listen {
         proxy_protocol: read_proxy_protocol(&mut section),
         max_clients: section.number("max_clients", default.max_clients, 1..=1_000_000),
         workers: section.count("workers", default.workers, 0..=1024),
+        tls: read_listen_tls(section.section("tls"), folder),
     };
     section.finish();
     listen

@@ -11,6 +11,7 @@ mod restart;
 mod rules;
 mod section;
 mod summary;
+mod tls;
 mod units;
 mod upstream;
 
@@ -23,9 +24,11 @@ use ipnet::IpNet;
 
 pub use overrides::Overrides;
 pub use summary::ValueOrigin;
+pub use upstream::ssl_of_url;
 
 use crate::branch::Branch;
 use crate::policy::Rule;
+use crate::tls::{ForClients, ServerFiles, ToServer};
 
 /// The whole configuration, every value set.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +37,8 @@ pub struct Config {
     pub listen: Listen,
     /// `[upstream]`
     pub upstream: Upstream,
+    /// `[auth]`
+    pub auth: AuthConfig,
     /// `[history]`
     pub history: HistoryConfig,
     /// `[branches]`
@@ -71,6 +76,57 @@ pub struct Listen {
     pub max_clients: u32,
     /// Worker threads that relay; 0: one for each core. Default 0.
     pub workers: usize,
+    /// `[listen.tls]`
+    pub tls: ListenTls,
+}
+
+/// TLS with clients.
+#[derive(Debug, Clone, Default)]
+pub struct ListenTls {
+    /// Default `disable`.
+    pub mode: TlsMode,
+    /// Our certificate and those between it and its authority.
+    pub cert: Option<PathBuf>,
+    /// Our private key.
+    pub key: Option<PathBuf>,
+    /// The authorities of clients' certificates; with it, a client over TLS needs one.
+    pub client_ca: Option<PathBuf>,
+    /// A client's certificate has to be made out to the user that logs in. Default false.
+    pub user_from_certificate: bool,
+    /// The files, read; `None` without TLS.
+    pub ready: Option<ForClients>,
+}
+
+/// `listen.tls.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsMode {
+    /// No TLS.
+    #[default]
+    Disable,
+    /// TLS or not, as each client likes.
+    Allow,
+    /// No client without TLS, but over a unix socket.
+    Require,
+}
+
+/// How clients log in.
+#[derive(Debug, Clone)]
+pub struct AuthConfig {
+    /// Default `passthrough`.
+    pub mode: AuthMode,
+    /// A user's name and stored password, for the name in `$1`.
+    pub auth_query: String,
+    /// Failed logins from one address in a minute, beyond which it is refused; 0: no bound. Default 100.
+    pub max_failures: u32,
+}
+
+/// `auth.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// The server asks and the client answers, through us.
+    Passthrough,
+    /// Where the server asks for SCRAM, we ask the client, and answer the server with what that gave.
+    Scram,
 }
 
 /// The PostgreSQL server.
@@ -88,6 +144,12 @@ pub struct Upstream {
     pub password: Option<Secret>,
     /// How long a connection to the server may take. Default 5 s.
     pub connect_timeout: Duration,
+    /// `sslmode` and its companions.
+    pub ssl: ServerFiles,
+    /// The same with its files read; `None` where there is no TLS to this server.
+    pub tls: Option<ToServer>,
+    /// Where the recorder connects instead, as a unix socket's directory: the program's own road over TLS.
+    pub road: Option<PathBuf>,
 }
 
 /// A text that Debug and Display never show.
@@ -294,6 +356,7 @@ impl Default for Listen {
             proxy_protocol: Vec::new(),
             max_clients: 1000,
             workers: 0,
+            tls: ListenTls::default(),
         }
     }
 }
@@ -307,6 +370,22 @@ impl Default for Upstream {
             user: "postgres".into(),
             password: None,
             connect_timeout: Duration::from_secs(5),
+            ssl: ServerFiles::default(),
+            tls: None,
+            road: None,
+        }
+    }
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            mode: AuthMode::Passthrough,
+            // An expired password is none, as for the server.
+            auth_query: "SELECT rolname::text, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
+                         FROM pg_catalog.pg_authid WHERE rolname = $1"
+                .to_owned(),
+            max_failures: 100,
         }
     }
 }

@@ -67,9 +67,12 @@ impl Config {
                 }
                 self.branches.conflicts(main).into_iter().next().map_or(Ok(()), |conflict| Err(conflict.message))
             });
-            set("upstream.url", "--upstream", url);
+            set("upstream.url", "--upstream", url.and_then(|()| self.upstream.prepare()));
         }
         if let Some(message) = self.shared_address() {
+            problems.push(Problem { place: "command line".to_owned(), message });
+        }
+        if let Some(message) = self.unsound_passthrough() {
             problems.push(Problem { place: "command line".to_owned(), message });
         }
         self.overrides = overrides;

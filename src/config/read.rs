@@ -9,7 +9,8 @@ use toml_edit::Document;
 use super::branches::read_branches;
 use super::listen::{read_listen, read_tcp};
 use super::rules::read_rules;
-use super::section::{Reader, Section, pick};
+use super::section::{Reader, Section};
+use super::tls::read_auth;
 use super::upstream::{read_secret, read_upstream};
 use super::{
     Capture, Config, ControlConfig, ControlRole, ControlUser, HistoryConfig, HttpConfig, Limits, LogConfig, OnFailure,
@@ -49,9 +50,19 @@ pub(super) fn read(text: &str, file: &str, environment: Environment<'_>) -> Read
 
 fn read_all(config: &mut Config, top: &mut Section<'_>, reader: &Reader<'_>, environment: Environment<'_>) {
     let folder = Path::new(reader.file()).parent().unwrap_or(Path::new(""));
-    config.listen = read_listen(top.section("listen"));
-    config.upstream = read_upstream(top.section("upstream"), reader, folder, environment);
-    read_auth(top.section("auth"));
+    config.listen = read_listen(top.section("listen"), folder);
+    let upstream = top.section("upstream");
+    let upstream_span = upstream.span().clone();
+    config.upstream = read_upstream(upstream, reader, folder, environment);
+    if let Err(message) = config.upstream.prepare() {
+        reader.problem(&upstream_span, message);
+    }
+    let auth = top.section("auth");
+    let auth_span = auth.span().clone();
+    config.auth = read_auth(auth);
+    if let Some(message) = config.unsound_passthrough() {
+        reader.problem(&auth_span, message);
+    }
     config.history = read_history(top.section("history"));
     config.branches = read_branches(top.section("branches"), &config.upstream.dbname);
     config.rules = read_rules(top.sections("rule"));
@@ -62,15 +73,6 @@ fn read_all(config: &mut Config, top: &mut Section<'_>, reader: &Reader<'_>, env
     if let Some(message) = config.shared_address() {
         top.problem(&top.span().clone(), message);
     }
-}
-
-/// The only mode of this version; the key is there so that a file can say it.
-fn read_auth(mut section: Section<'_>) {
-    section.parsed("mode", |text| match text {
-        "scram" => Err("`mode` = \"scram\" is not available in this version; it is \"passthrough\"".to_owned()),
-        _ => pick("mode", text, &[("passthrough", ())]),
-    });
-    section.finish();
 }
 
 fn read_history(mut section: Section<'_>) -> HistoryConfig {

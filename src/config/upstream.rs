@@ -7,9 +7,11 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::read::Environment;
-use super::section::{Placed, Reader, Section, nearest};
+use super::section::{Placed, Reader, Section, nearest, pick};
+use super::tls::{read_server_files, ssl_mode};
 use super::{Secret, Upstream, ValueOrigin};
 use crate::branch::check_database_name;
+use crate::tls::{Negotiation, ServerFiles};
 
 const URL: &str = "PGGIT_UPSTREAM_URL";
 const PASSWORD: &str = "PGGIT_UPSTREAM_PASSWORD";
@@ -18,7 +20,19 @@ const PASSWORD_FILE: &str = "PGGIT_UPSTREAM_PASSWORD_FILE";
 const CONNECT_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
 
 /// Parameters of a URL's query that mean something here.
-const PARAMETERS: [&str; 7] = ["host", "port", "user", "password", "dbname", "connect_timeout", "sslmode"];
+const PARAMETERS: [&str; 11] = [
+    "host",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "connect_timeout",
+    "sslmode",
+    "sslnegotiation",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+];
 
 /// What a URL says; what it leaves out stays as it is.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -29,6 +43,7 @@ pub(super) struct UrlParts {
     user: Option<String>,
     password: Option<String>,
     connect_timeout: Option<Duration>,
+    ssl: ServerFiles,
 }
 
 /// Reads `[upstream]`: the URL, over it the single keys, over both the environment.
@@ -58,6 +73,7 @@ pub(super) fn read_upstream(
         upstream.password = Some(password);
     }
     upstream.connect_timeout = section.duration("connect_timeout", upstream.connect_timeout, CONNECT_TIMEOUT);
+    upstream.ssl = read_server_files(&mut section, std::mem::take(&mut upstream.ssl), folder);
     section.finish();
     read_environment(&mut upstream, reader, environment);
     upstream
@@ -97,6 +113,7 @@ impl Upstream {
         self.user = url.user.unwrap_or_else(|| std::mem::take(&mut self.user));
         self.password = url.password.map(Secret).or_else(|| self.password.take());
         self.connect_timeout = url.connect_timeout.unwrap_or(self.connect_timeout);
+        self.ssl = url.ssl;
     }
 
     /// Another server: what the URL leaves out has its default, but the password and the patience stay.
@@ -162,6 +179,16 @@ fn parse_url(text: &str) -> Result<UrlParts, String> {
     Ok(parts)
 }
 
+/// What a URL says of TLS, for a command that has a URL only; the rest of it is not looked at.
+pub fn ssl_of_url(url: &str) -> Result<ServerFiles, String> {
+    let url = Url::parse(url).map_err(|error| format!("the URL cannot be read: {error}"))?;
+    let mut parts = UrlParts::default();
+    for (name, value) in url.query_pairs().filter(|(name, _)| name.starts_with("ssl")) {
+        parts.parameter(&name, &value)?;
+    }
+    Ok(parts.ssl)
+}
+
 /// As [`parse_url`], where nothing else names the database.
 pub(super) fn parse_whole_url(text: &str) -> Result<UrlParts, String> {
     let parts = parse_url(text)?;
@@ -187,10 +214,13 @@ impl UrlParts {
                 let seconds = seconds.filter(|timeout| CONNECT_TIMEOUT.contains(timeout));
                 self.connect_timeout = Some(seconds.ok_or("the URL's connect_timeout is in seconds, from 1 to 600")?);
             }
-            "sslmode" if matches!(value, "disable" | "allow" | "prefer") => {}
-            "sslmode" => {
-                return Err("the URL's sslmode asks for TLS, which is not available in this version".to_owned());
+            "sslmode" => self.ssl.mode = ssl_mode(value).map_err(of_the_url)?,
+            "sslnegotiation" => {
+                self.ssl.negotiation = pick("sslnegotiation", value, &Negotiation::WORDS).map_err(of_the_url)?;
             }
+            "sslrootcert" => self.ssl.roots = Some(value.into()),
+            "sslcert" => self.ssl.certificate = Some(value.into()),
+            "sslkey" => self.ssl.key = Some(value.into()),
             _ => {
                 let near = nearest(name, PARAMETERS.into_iter());
                 let near = near.map_or_else(|| PARAMETERS.join(", "), |near| format!("did you mean `{near}`?"));
@@ -199,6 +229,10 @@ impl UrlParts {
         }
         Ok(())
     }
+}
+
+fn of_the_url(message: String) -> String {
+    format!("the URL's {message}")
 }
 
 fn one_host(text: &str) -> Result<String, String> {

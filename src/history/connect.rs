@@ -103,6 +103,9 @@ impl Server {
         if let Some(password) = &upstream.password {
             options = options.password(&password.0);
         }
+        if let Some(road) = &upstream.road {
+            options = options.socket(road);
+        }
         let place = format!("{}:{}", upstream.host, upstream.port);
         Self { options, place, main: upstream.dbname.clone(), timeout: upstream.connect_timeout, capture }
     }

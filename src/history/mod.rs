@@ -23,6 +23,7 @@ mod probe;
 mod queue;
 mod recorder;
 mod seal;
+mod secrets;
 mod store;
 mod tables;
 pub mod verify;
@@ -118,6 +119,7 @@ struct Inner {
     /// Changes that the probe recorded.
     probed: Arc<AtomicU64>,
     readers: Semaphore,
+    secrets: Arc<secrets::Secrets>,
     runtime: runtime::Handle,
     changed: Box<dyn Fn() + Send + Sync>,
 }
@@ -151,6 +153,7 @@ impl History {
             probing: Arc::new(Semaphore::new(probe::PROBED_AT_ONCE)),
             probed: Arc::default(),
             readers: Semaphore::new(READERS),
+            secrets: Arc::default(),
             runtime: runtime::Handle::current(),
             changed: Box::new(changed),
         });
@@ -185,6 +188,16 @@ impl History {
     /// Whether branches and freezes were read at least once, and are in force.
     pub fn knows_freezes(&self) -> bool {
         self.inner().is_some_and(|inner| inner.known.is_read())
+    }
+
+    /// What the server stores of a user's password, by the configured query; `None` where there is nothing.
+    pub async fn stored_password(&self, query: &str, user: &str) -> anyhow::Result<Option<String>> {
+        let inner = self.running()?;
+        let (secrets, server) = (inner.secrets.clone(), inner.server.clone());
+        let (query, user) = (query.to_owned(), user.to_owned());
+        // On the recorder's runtime: its connections outlive the client's thread.
+        let asked = inner.runtime.spawn(async move { secrets.stored(&server, &query, &user).await });
+        Ok(asked.await??)
     }
 
     /// Whether a change on this branch can be recorded now. No IO, no lock held for long.

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use self::idle::{Idle, IdleTimer};
 use super::handshake::Link;
-use super::transport::Transport;
+use super::stream::Stream;
 use super::upstream::Address;
 use super::{LAST_ARRIVALS, Relay, cancel, handshake, refuse};
 use crate::change::{Intended, Recording, SessionFacts};
@@ -75,8 +75,8 @@ struct Drive<'a> {
     secret: [u8; 32],
     limits: Limits,
     max_buffer: usize,
-    client: Arm<Transport>,
-    server: Arm<Transport>,
+    client: Arm<Stream>,
+    server: Arm<Stream>,
     session: Session,
     /// From the client to the server.
     up: Pipe,
@@ -146,7 +146,11 @@ pub(super) async fn run(relay: &Relay, link: Link, deadline: Instant) {
     };
     drop(config);
     drive.up.push(&link.packet);
-    let end = poll_fn(|cx| drive.turn(cx).map_or_else(Poll::Ready, |()| Poll::Pending)).await;
+    drive.down.take_in(&link.greeting);
+    let end = match drive.match_server() {
+        Ok(()) => poll_fn(|cx| drive.turn(cx).map_or_else(Poll::Ready, |()| Poll::Pending)).await,
+        Err(end) => end,
+    };
     drive.finish(end).await;
 }
 
@@ -166,7 +170,7 @@ impl Drive<'_> {
             moved |= self.poll_settling(cx);
             moved |= self.read_server(cx)?;
             moved |= self.write_client(cx)?;
-            if !self.server.reads && self.down.is_empty() {
+            if !self.server.reads && self.down.is_empty() && !self.client.holds_back() {
                 let lost = !self.session.is_explained() && self.client.reads;
                 return Err(match (self.broken, lost) {
                     (true, _) => End::Protocol(Side::Client),
@@ -342,6 +346,11 @@ impl Drive<'_> {
                 refuse::say(&mut self.client.stream, Text { sqlstate, message, detail: None, hint: None }).await;
             }
         }
+        if self.client.stream.is_tls() && self.client.writes {
+            // Whoever speaks TLS is told that nothing was cut off.
+            let goodbye = tokio::io::AsyncWriteExt::shutdown(&mut self.client.stream);
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(2), goodbye).await;
+        }
         self.session.ended(Instant::now(), &mut self.fx);
         self.apply();
         if let Some(wait) = self.wait.take() {
@@ -367,6 +376,10 @@ impl<S> Arm<S> {
 fn is_farewell(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            // Over TLS: without the word that it is the end.
+            | io::ErrorKind::UnexpectedEof
     )
 }

@@ -8,11 +8,15 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
+use super::login::{self, Stop};
+use super::stream::Stream;
+use super::tls::{self, HANDSHAKE};
 use super::transport::Transport;
 use super::upstream::Address;
 use super::{Relay, refuse};
 use crate::branch::{Carriers, GUARDED, Route, take_branch_option};
 use crate::change::SessionFacts;
+use crate::config::{ListenTls, TlsMode};
 use crate::session::Session;
 use crate::state::{Client, Full, Life, Most, Shared};
 use crate::telemetry::{Connection, Side};
@@ -23,40 +27,51 @@ const SHUTTING_DOWN: &str = "terminating connection due to administrator command
 
 /// A client and its server, ready to be relayed.
 pub(super) struct Link {
-    pub client: Transport,
-    pub server: Transport,
+    pub client: Stream,
+    pub server: Stream,
     pub session: Session,
     pub facts: Arc<SessionFacts>,
     pub place: Arc<Client>,
     pub address: Address,
     /// What the client gets in place of the server's cancel secret.
     pub secret: [u8; 32],
-    /// The start-up packet for the server, as yet unsent.
+    /// The start-up packet for the server, as yet unsent; empty where it was sent.
     pub packet: Vec<u8>,
+    /// What the server has answered to it so far.
+    pub greeting: Vec<u8>,
 }
 
 /// Why a client gets no session.
-struct Farewell {
-    sqlstate: &'static str,
-    message: String,
-    detail: Option<String>,
-    hint: Option<String>,
-    result: Connection,
-    side: Side,
+pub(super) struct Farewell {
+    pub sqlstate: &'static str,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    pub result: Connection,
+    pub side: Side,
 }
 
 /// Answers requests for encryption, carries a cancel request, or starts a session: `None` when there is none.
 pub(super) async fn run(
     relay: &Relay,
     place: Option<Arc<Client>>,
-    mut client: Transport,
+    client: Transport,
     peer: Option<SocketAddr>,
     deadline: Instant,
 ) -> io::Result<Option<Link>> {
-    let first = tokio::select! {
+    // As it was when the client came: its certificate is the one that a login is bound to.
+    let tls = relay.shared.config.load().listen.tls.clone();
+    let (mut client, first) = tokio::select! {
         biased;
-        first = tokio::time::timeout_at(deadline.into(), read_first(&mut client)) => match first {
-            Ok(first) => first?,
+        first = tokio::time::timeout_at(deadline.into(), read_first(client, &tls)) => match first {
+            Ok(Ok(first)) => first,
+            Ok(Err(error)) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    relay.shared.metrics.connection(Connection::Protocol);
+                    relay.shared.metrics.error(Side::Client);
+                }
+                return Err(error);
+            }
             Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no start-up packet in time")),
         },
         () = super::too_late(&relay.shared) => return Ok(None),
@@ -71,18 +86,41 @@ pub(super) async fn run(
                 // A server that hangs must not keep us waiting with it.
                 tokio::time::timeout(target.address.timeout(), target.cancel()).await??;
             }
+            let _ = client.shutdown().await;
             return Ok(None);
         }
-        Some(Ok(First::Startup(startup))) => match start(relay, place, startup, peer, deadline).await {
-            Ok((place, start)) => return Ok(Some(start.link(client, place))),
-            Err(farewell) => farewell,
-        },
+        Some(Ok(First::Startup(startup))) => {
+            let started = match is_welcome(&client, &tls, &startup) {
+                Ok(()) => start(relay, place, startup, peer, deadline).await,
+                Err(farewell) => Err(farewell),
+            };
+            match started {
+                Err(farewell) => farewell,
+                Ok((place, mut start)) => {
+                    let binding = tls.ready.as_ref().and_then(|ready| ready.binding.as_deref());
+                    let login = login::run(relay, &mut client, binding, &mut start);
+                    match tokio::time::timeout_at(deadline.into(), login).await {
+                        Ok(Ok(())) => return Ok(Some(start.link(client, place))),
+                        Ok(Err(Stop::Gone(error))) => return Err(error),
+                        Ok(Err(Stop::Farewell(farewell))) => farewell,
+                        Err(_) => Farewell::client("57014", "canceling authentication due to timeout".into()),
+                    }
+                }
+            }
+        }
         Some(Ok(First::Ssl | First::Gssenc)) => return Ok(None),
         // As the server does: what has not even a start-up packet's length gets no answer.
         Some(Err(Bad::Length)) => {
             metrics.connection(Connection::Protocol);
             return Ok(None);
         }
+        Some(Err(bad @ Bad::Unencrypted)) => Farewell {
+            detail: Some(
+                "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack."
+                    .into(),
+            ),
+            ..Farewell::protocol("08P01", &bad)
+        },
         Some(Err(bad @ Bad::Layout)) => Farewell::protocol("08P01", &bad),
         Some(Err(bad @ Bad::Version(_))) => Farewell::protocol("0A000", &bad),
     };
@@ -92,46 +130,96 @@ pub(super) async fn run(
     Ok(None)
 }
 
-/// The first packet that is no request for encryption. Those are answered `N`, each once; asked for again they are
-/// protocol versions that nobody speaks, as for the server.
-async fn read_first(client: &mut Transport) -> io::Result<Option<Result<First, Bad>>> {
+/// The connection, encrypted where the client asked for it and may have it, and the first packet that is no request for
+/// encryption. Other requests are answered `N`, each once; asked for again they are protocol versions that nobody speaks,
+/// as for the server.
+async fn read_first(client: Transport, tls: &ListenTls) -> io::Result<(Stream, Option<Result<First, Bad>>)> {
+    // As with the server, there is none over a unix socket.
+    let ready = tls.ready.as_ref().filter(|_| matches!(client, Transport::Tcp(_)));
+    let mut client = Stream::Plain(client);
     let (mut asked_tls, mut asked_gss) = (false, false);
     loop {
         let mut word = [0; 4];
         if let Err(error) = client.read_exact(&mut word).await {
             let nothing = error.kind() == io::ErrorKind::UnexpectedEof;
-            return if nothing { Ok(None) } else { Err(error) };
+            return if nothing { Ok((client, None)) } else { Err(error) };
         }
+        client = match (client, ready) {
+            (Stream::Plain(plain), Some(ready)) if word[0] == HANDSHAKE && !asked_tls && !asked_gss => {
+                (asked_tls, asked_gss) = (true, true);
+                client = tls::accept(plain, ready, &word).await?;
+                continue;
+            }
+            (client, _) => client,
+        };
         let length = match startup::length(word) {
             Ok(length) => length,
-            Err(bad) => return Ok(Some(Err(bad))),
+            Err(bad) => return Ok((client, Some(Err(bad)))),
         };
         let mut packet = vec![0; length - 4];
         client.read_exact(&mut packet).await?;
         let (asked, code) = match startup::read(&packet) {
             Ok(First::Ssl) => (&mut asked_tls, startup::SSL_REQUEST),
             Ok(First::Gssenc) => (&mut asked_gss, startup::GSSENC_REQUEST),
-            first => return Ok(Some(first)),
+            first => return Ok((client, Some(first))),
         };
         if std::mem::replace(asked, true) {
-            return Ok(Some(Err(Bad::Version(code))));
+            return Ok((client, Some(Err(Bad::Version(code)))));
         }
-        client.write_all(b"N").await?;
+        client = match (client, ready) {
+            (Stream::Plain(mut plain), Some(ready)) if code == startup::SSL_REQUEST => {
+                // What came before the answer was not encrypted, whoever sent it.
+                if plain.has_unread() {
+                    return Ok((Stream::Plain(plain), Some(Err(Bad::Unencrypted))));
+                }
+                asked_gss = true;
+                plain.write_all(b"S").await?;
+                tls::accept(plain, ready, &[]).await?
+            }
+            (mut client, _) => {
+                client.write_all(b"N").await?;
+                client
+            }
+        };
+    }
+}
+
+/// Whether a client that came this way may log in as this user.
+fn is_welcome(client: &Stream, tls: &ListenTls, startup: &Startup) -> Result<(), Farewell> {
+    if tls.mode == TlsMode::Require && matches!(client, Stream::Plain(Transport::Tcp(_))) {
+        return Err(Farewell {
+            hint: Some("Connect with sslmode=require.".into()),
+            result: Connection::AuthFailed,
+            ..Farewell::client("28000", "connections without TLS are not accepted".into())
+        });
+    }
+    let user = startup.parameter("user").unwrap_or_default();
+    let name = client.peer_certificate().filter(|_| tls.user_from_certificate);
+    match name.map(|certificate| crate::tls::clients::common_name(certificate)) {
+        Some(name) if name.as_ref().is_none_or(|name| name.as_bytes() != user) => {
+            let user = String::from_utf8_lossy(user);
+            Err(Farewell {
+                result: Connection::AuthFailed,
+                ..Farewell::client("28000", format!("certificate authentication failed for user \"{user}\""))
+            })
+        }
+        _ => Ok(()),
     }
 }
 
 /// A session whose server is connected.
-struct Start {
-    server: Transport,
-    facts: Arc<SessionFacts>,
+pub(super) struct Start {
+    pub server: Stream,
+    pub facts: Arc<SessionFacts>,
     application: String,
     address: Address,
     replication: bool,
-    packet: Vec<u8>,
+    pub packet: Vec<u8>,
+    pub greeting: Vec<u8>,
 }
 
 impl Start {
-    fn link(self, client: Transport, place: Arc<Client>) -> Link {
+    fn link(self, client: Stream, place: Arc<Client>) -> Link {
         let mut secret = [0; 32];
         // Without random numbers no key is ours to give: the client's cancel requests then find nothing.
         let _ = getrandom::fill(&mut secret);
@@ -144,6 +232,7 @@ impl Start {
             address: self.address,
             secret,
             packet: self.packet,
+            greeting: self.greeting,
         }
     }
 }
@@ -162,6 +251,14 @@ async fn start(
         return Err(Farewell::client("28000", "no PostgreSQL user name specified in startup packet".into()));
     };
 
+    let failures = shared.config.load().auth.max_failures;
+    if let Some(address) = peer.map(|peer| peer.ip()).filter(|address| relay.logins.too_many(*address, failures)) {
+        return Err(Farewell {
+            hint: Some("It may try again in a minute.".into()),
+            result: Connection::AuthFailed,
+            ..Farewell::client("28000", format!("too many failed logins from {address}"))
+        });
+    }
     let carriers = take_carriers(&mut startup, &user)?;
     let route = shared.branches.load().resolve(&carriers).map_err(|error| Farewell {
         detail: None,
@@ -215,6 +312,7 @@ async fn start(
             facts,
             address,
             packet,
+            greeting: Vec::new(),
         },
     ))
 }
@@ -290,7 +388,7 @@ fn asks_for_replication(value: &[u8]) -> bool {
 }
 
 impl Farewell {
-    fn client(sqlstate: &'static str, message: String) -> Self {
+    pub(super) fn client(sqlstate: &'static str, message: String) -> Self {
         Self { sqlstate, message, detail: None, hint: None, result: Connection::Protocol, side: Side::Client }
     }
 
@@ -308,7 +406,10 @@ impl Farewell {
 
     fn unreachable(kind: io::ErrorKind) -> Self {
         Self {
-            detail: Some(format!("The proxy could not connect to it: {kind}.")),
+            detail: Some(match kind {
+                io::ErrorKind::InvalidData => "The proxy could not agree on TLS with it.".to_owned(),
+                kind => format!("The proxy could not connect to it: {kind}."),
+            }),
             result: Connection::ServerUnreachable,
             side: Side::Server,
             ..Self::client("08006", "could not connect to the PostgreSQL server".into())

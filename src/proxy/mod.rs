@@ -2,8 +2,9 @@
 //!
 //! Each [`worker`] thread takes clients from the one listening socket; a client's two sockets, its task and its buffers
 //! stay with one thread.
-//! [`introduction`] learns whom a load balancer speaks for, [`handshake`] reads the start-up packet and finds the branch, [`upstream`] connects to the server,
-//! [`drive`] relays until one side ends, [`cancel`] carries cancel requests.
+//! [`introduction`] learns whom a load balancer speaks for, [`handshake`] reads the start-up packet and finds the branch,
+//! [`login`] has its part in logging in, [`upstream`] connects to the server, [`tls`] encrypts either leg ([`stream`]),
+//! [`road`] does so for the recorder, [`drive`] relays until one side ends, [`cancel`] carries cancel requests.
 
 mod buffers;
 mod cancel;
@@ -11,7 +12,12 @@ mod drive;
 mod handshake;
 mod introduction;
 mod listener;
+mod login;
+mod logins;
 mod refuse;
+pub mod road;
+mod stream;
+mod tls;
 mod transport;
 mod upstream;
 mod worker;
@@ -25,12 +31,14 @@ use std::time::{Duration, Instant};
 use crate::state::{Client, Life, Shared};
 use cancel::Cancels;
 pub use listener::Listener;
+use logins::Logins;
 use transport::Transport;
 
 /// What the tasks of all workers share, besides [`Shared`].
 struct Relay {
     shared: Arc<Shared>,
     cancels: Cancels,
+    logins: Logins,
 }
 
 /// Takes clients until the process drains, then waits for the ones that are there.
@@ -40,7 +48,7 @@ pub async fn serve(listeners: Vec<Listener>, shared: Arc<Shared>) -> io::Result<
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let relay = Arc::new(Relay { shared: shared.clone(), cancels: Cancels::default() });
+    let relay = Arc::new(Relay { shared: shared.clone(), cancels: Cancels::default(), logins: Logins::default() });
     let threads = worker::start(workers, &listeners, relay)?;
     drop(listeners);
     let _ = shared.life.subscribe().wait_for(|life| *life > Life::Serving).await;

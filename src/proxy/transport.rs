@@ -1,6 +1,7 @@
 //! A connected socket, TCP or unix, of either leg.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -26,9 +27,21 @@ pub(super) enum Parcel {
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {
     /// Whether a read would give something.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Whether it holds bytes back that it took and could not send.
+    fn wants_flush(&self) -> bool;
 }
 
 impl Transport {
+    /// Whether the peer has sent bytes that nobody has read.
+    pub fn has_unread(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Unix(stream) => SockRef::from(stream),
+        };
+        matches!(socket.peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
+    }
+
     /// Small messages leave at once, and a peer that vanished without a word is noticed: within the kernel's keepalive
     /// time, or the configured one. Nothing to do for a unix socket.
     pub fn tune(&self, limits: &TcpLimits) -> io::Result<()> {
@@ -78,6 +91,10 @@ impl Socket for Transport {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
             Self::Unix(stream) => stream.poll_read_ready(cx),
         }
+    }
+
+    fn wants_flush(&self) -> bool {
+        false
     }
 }
 

@@ -6,21 +6,31 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
+use super::stream::Stream;
+use super::tls;
 use super::transport::Transport;
 use crate::config::{TcpLimits, Upstream};
+use crate::tls::ToServer;
 
-/// Where the server listens; kept for cancel requests, which go the same way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where the server listens; kept for cancel requests, which go the same way, with TLS where the session has it.
+#[derive(Debug, Clone)]
 pub(super) struct Address {
     host: String,
     port: u16,
     timeout: Duration,
     tcp: TcpLimits,
+    tls: Option<ToServer>,
 }
 
 impl Address {
     pub fn of(upstream: &Upstream, tcp: TcpLimits) -> Self {
-        Self { host: upstream.host.clone(), port: upstream.port, timeout: upstream.connect_timeout, tcp }
+        Self {
+            host: upstream.host.clone(),
+            port: upstream.port,
+            timeout: upstream.connect_timeout,
+            tcp,
+            tls: upstream.tls.clone(),
+        }
     }
 
     /// How long connecting, and what goes over the connection at once, may take.
@@ -29,14 +39,27 @@ impl Address {
     }
 
     /// Connects, within the configured time.
-    pub async fn connect(&self) -> io::Result<Transport> {
+    pub async fn connect(&self) -> io::Result<Stream> {
         match tokio::time::timeout(self.timeout, self.connect_patiently()).await {
             Ok(connected) => connected,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "timeout expired")),
         }
     }
 
-    async fn connect_patiently(&self) -> io::Result<Transport> {
+    async fn connect_patiently(&self) -> io::Result<Stream> {
+        let stream = self.reach().await?;
+        let Some(tls) = &self.tls else { return Ok(Stream::Plain(stream)) };
+        match tls::connect(stream, tls).await {
+            Err(error) if tls.optional => {
+                // As libpq does: a server whose TLS does not work is taken without.
+                tracing::debug!(%error, "no TLS with the server");
+                Ok(Stream::Plain(self.reach().await?))
+            }
+            connected => connected,
+        }
+    }
+
+    async fn reach(&self) -> io::Result<Transport> {
         if self.host.starts_with('/') {
             let path = Path::new(&self.host).join(format!(".s.PGSQL.{}", self.port));
             return Ok(Transport::Unix(UnixStream::connect(path).await?));

@@ -73,6 +73,15 @@ impl Pipe {
         self.replace(0, bytes);
     }
 
+    /// Takes bytes in that were read elsewhere.
+    pub fn take_in(&mut self, bytes: &[u8]) {
+        if bytes.len() > self.bytes.len() - self.end {
+            self.resize((self.end + bytes.len()).next_power_of_two());
+        }
+        self.bytes[self.end..self.end + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
     /// Forgets what is not judged yet.
     pub fn drop_incoming(&mut self) {
         self.end = self.judged;
@@ -173,6 +182,16 @@ mod tests {
         pipe.drop_incoming();
         assert_eq!((pipe.outgoing(), pipe.incoming()), (&b"ab"[..], &b""[..]));
         pipe.wrote(2);
+        assert!(pipe.is_empty());
+    }
+
+    #[test]
+    fn bytes_read_elsewhere_are_judged_like_others() {
+        let mut pipe = Pipe::default();
+        pipe.take_in(b"abc");
+        assert_eq!((pipe.outgoing(), pipe.incoming()), (&b""[..], &b"abc"[..]));
+        pipe.pass(3);
+        pipe.wrote(3);
         assert!(pipe.is_empty());
     }
 

@@ -55,6 +55,9 @@ pub enum Bad {
     /// Another major version than 3.
     #[error("unsupported frontend protocol {}.{}: server supports 3.0 to 3.2", .0 >> 16, .0 & 0xffff)]
     Version(u32),
+    /// Bytes that were there before TLS was.
+    #[error("received unencrypted data after SSL request")]
+    Unencrypted,
 }
 
 /// Checks the length word of a first packet; the whole packet's length in bytes.
@@ -141,6 +144,12 @@ impl Startup {
     }
 }
 
+/// An SSLRequest, length word included.
+pub fn ssl_request() -> [u8; 8] {
+    let [a, b, c, d] = SSL_REQUEST.to_be_bytes();
+    [0, 0, 0, 8, a, b, c, d]
+}
+
 /// A CancelRequest for the server, length word included.
 pub fn cancel_request(pid: u32, secret: &[u8]) -> Vec<u8> {
     let length = 12 + secret.len();
@@ -200,6 +209,12 @@ mod tests {
             assert_eq!(read(&packet[4..]), Ok(First::Cancel { pid: 7, secret: vec![9; n] }));
         }
         assert_eq!(read(&cancel_request(7, &[])[4..]), Err(Bad::Length));
+    }
+
+    #[test]
+    fn a_request_for_tls_reads_back() {
+        assert_eq!(length([0, 0, 0, 8]), Ok(ssl_request().len()));
+        assert_eq!(read(&ssl_request()[4..]), Ok(First::Ssl));
     }
 
     #[test]

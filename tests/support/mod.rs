@@ -18,6 +18,7 @@
 #![allow(dead_code, unused_imports)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod certs;
 pub mod oracle;
 pub mod postgres;
 pub mod process;
@@ -29,6 +30,7 @@ pub mod workload;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+pub use certs::Certs;
 pub use postgres::{Pg, PgServer, versions};
 pub use proxy::{Proxy, migrate, migrate_without_triggers};
 pub use wire::{Message, Wire, normalised};

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 
+use super::certs::{Certs, write_private};
 use super::process::Watchdog;
 use super::{eventually, psql, psql_ok};
 
@@ -58,6 +59,8 @@ pub struct Builder {
     version: Option<Pg>,
     config: Vec<String>,
     hba: Vec<String>,
+    /// Files of the data directory that nobody else may read.
+    files: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -79,6 +82,15 @@ impl Builder {
         self.hba("host all postgres all trust")
             .hba(&format!("host all all all {method}"))
             .config(&format!("password_encryption = '{encryption}'"))
+    }
+
+    /// TLS with the certificate `FILE.crt` and its key; clients' certificates are believed as `root.crt` says.
+    pub fn tls(mut self, certs: &Certs, file: &str) -> Self {
+        let (certificate, key) = (format!("{file}.crt"), format!("{file}.key"));
+        for (from, to) in [(&*certificate, "server.crt"), (&*key, "server.key"), ("root.crt", "root.crt")] {
+            self.files.push((to.to_owned(), fs::read_to_string(certs.path(from)).unwrap()));
+        }
+        self.config("ssl = on").config("ssl_ca_file = 'root.crt'")
     }
 
     /// Starts it.
@@ -333,6 +345,7 @@ fn configure(data: &Path, directory: &Path, port: u16, options: &Builder) {
          host replication all 127.0.0.1/32 trust\n",
     );
     fs::write(data.join("pg_hba.conf"), hba).unwrap();
+    options.files.iter().for_each(|(name, text)| write_private(&data.join(name), text));
     fs::set_permissions(data, fs::Permissions::from_mode(0o700)).unwrap();
 }
 

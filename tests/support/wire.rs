@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 
 use super::PATIENCE;
 
@@ -64,6 +65,7 @@ pub struct Wire {
     /// What the server sent at login, for [`Self::parameter`].
     pub greeting: Vec<Message>,
     unread: Vec<u8>,
+    tls: Option<Box<rustls::ClientConnection>>,
 }
 
 impl Wire {
@@ -78,7 +80,7 @@ impl Wire {
 
     /// On a connection that is there already.
     pub fn on(stream: TcpStream) -> Self {
-        Self { stream, greeting: Vec::new(), unread: Vec::new() }
+        Self { stream, greeting: Vec::new(), unread: Vec::new(), tls: None }
     }
 
     /// As [`Self::ask`], for a connection that may break: what came before ReadyForQuery, or why that did not come.
@@ -129,9 +131,67 @@ impl Wire {
         }
     }
 
+    /// Connected over TLS, by an SSLRequest, nothing else sent.
+    pub fn open_tls(address: SocketAddr, config: &Arc<rustls::ClientConfig>) -> io::Result<Self> {
+        let mut wire = Self::open(address);
+        wire.send(&ssl_request());
+        assert_eq!(wire.read_bytes(1).as_deref(), Some(&b"S"[..]));
+        wire.start_tls(config)?;
+        Ok(wire)
+    }
+
+    /// Shakes hands now, whatever was sent before. With TLS 1.3 a server that refuses the client's certificate says so
+    /// only afterwards.
+    pub fn start_tls(&mut self, config: &Arc<rustls::ClientConfig>) -> io::Result<()> {
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let mut tls = rustls::ClientConnection::new(config.clone(), name).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.stream)?;
+        }
+        self.tls = Some(Box::new(tls));
+        Ok(())
+    }
+
+    /// The TLS connection.
+    pub fn tls(&mut self) -> &mut rustls::ClientConnection {
+        self.tls.as_mut().expect("TLS")
+    }
+
+    /// The TLS connection and its socket, for a test that moves the bytes itself.
+    pub fn parts(&mut self) -> (&mut rustls::ClientConnection, &mut TcpStream) {
+        (self.tls.as_mut().expect("TLS"), &mut self.stream)
+    }
+
+    /// Sends what TLS has to send.
+    pub fn flush_tls(&mut self) {
+        let (tls, stream) = self.parts();
+        while tls.wants_write() {
+            tls.write_tls(stream).unwrap();
+        }
+    }
+
+    /// Whether the other side closes, whatever it says before, encrypted or not.
+    pub fn read_plainly_to_end(&mut self) -> bool {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
+    }
+
+    /// Logs in where nothing is asked.
+    pub fn log_in(&mut self, version: u32, parameters: &[(&str, &str)]) {
+        self.send(&startup(version, parameters));
+        self.greeting = self.read_until_ready();
+        assert!(self.greeting.last().is_some_and(|message| message.tag == b'Z'), "{:?}", self.greeting);
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        match &mut self.tls {
+            None => self.stream.write_all(bytes).unwrap(),
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).write_all(bytes).unwrap(),
+        }
     }
 
     /// Sends bytes and reads up to the next ReadyForQuery.
@@ -225,7 +285,11 @@ impl Wire {
     fn fill(&mut self, wanted: usize) -> Option<&[u8]> {
         let mut chunk = vec![0; 64 << 10];
         while self.unread.len() < wanted {
-            match self.stream.read(&mut chunk) {
+            let read = match &mut self.tls {
+                None => self.stream.read(&mut chunk),
+                Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read(&mut chunk),
+            };
+            match read {
                 Ok(0) => return None,
                 Ok(n) => self.unread.extend_from_slice(&chunk[..n]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -48,8 +48,9 @@ impl Drive<'_> {
             self.up.clear();
         } else if !self.client.reads && self.wait.is_none() && self.up.outgoing().is_empty() {
             // The client will send no more; what it asked for is still answered.
-            self.server.writes = false;
-            let _ = Pin::new(&mut self.server.stream).poll_shutdown(cx);
+            if Pin::new(&mut self.server.stream).poll_shutdown(cx).is_ready() {
+                self.server.writes = false;
+            }
         }
         moved
     }
@@ -131,7 +132,11 @@ impl<S: Socket> Arm<S> {
 
     /// How many bytes it took; `None` when none, or when it takes no more.
     fn write(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Option<usize> {
-        if pipe.outgoing().is_empty() || !self.writes {
+        if !self.writes {
+            return None;
+        }
+        if pipe.outgoing().is_empty() {
+            self.flush(cx);
             return None;
         }
         match Pin::new(&mut self.stream).poll_write(cx, pipe.outgoing()) {
@@ -147,5 +152,19 @@ impl<S: Socket> Arm<S> {
             }
             Poll::Pending => None,
         }
+    }
+
+    /// Sends what TLS has taken and could not send at once, and what it has to say itself.
+    fn flush(&mut self, cx: &mut Context<'_>) {
+        if self.stream.wants_flush()
+            && let Poll::Ready(Err(_)) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            self.writes = false;
+        }
+    }
+
+    /// Whether bytes that left the pipe are still on their way to the socket.
+    pub(super) fn holds_back(&self) -> bool {
+        self.writes && self.stream.wants_flush()
     }
 }

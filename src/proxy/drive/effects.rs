@@ -136,6 +136,11 @@ impl Drive<'_> {
         }
         if let Some(sqlstate) = self.fx.login_failed.take() {
             metrics.auth_failure(&sqlstate);
+            if sqlstate == "28P01"
+                && let Some(address) = self.facts.client_addr
+            {
+                self.relay.logins.failed(address);
+            }
             metrics.connection(Connection::AuthFailed);
         }
         if let Some((pid, secret)) = self.fx.key.take() {

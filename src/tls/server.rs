@@ -1,0 +1,166 @@
+//! The side of TLS that the server sees.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::WebPkiServerVerifier;
+use rustls::pki_types::ServerName;
+
+use super::verify::{Belief, Verifier};
+use super::{ALPN, authorities, certificates, private_key, provider};
+
+/// libpq's `sslmode`.
+///
+/// <https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-PROTECTION>
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SslMode {
+    /// Never.
+    Disable,
+    /// Where the server speaks it.
+    #[default]
+    Prefer,
+    /// Always, with whoever answers.
+    Require,
+    /// Always, with a server whose certificate an authority of ours signed.
+    VerifyCa,
+    /// The same, and the certificate is made out to the host we asked for.
+    VerifyFull,
+}
+
+/// libpq's `sslnegotiation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Negotiation {
+    /// An SSLRequest comes first.
+    #[default]
+    Postgres,
+    /// The first byte is TLS; PostgreSQL 17 and later.
+    Direct,
+}
+
+/// What the configuration says of TLS to the server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServerFiles {
+    /// `sslmode`
+    pub mode: SslMode,
+    /// `sslnegotiation`
+    pub negotiation: Negotiation,
+    /// `sslrootcert`
+    pub roots: Option<PathBuf>,
+    /// `sslcert`
+    pub certificate: Option<PathBuf>,
+    /// `sslkey`
+    pub key: Option<PathBuf>,
+}
+
+/// TLS to the server, ready to be used.
+#[derive(Clone)]
+pub struct ToServer {
+    /// What rustls needs for a handshake. Sessions are resumed from here.
+    pub config: Arc<ClientConfig>,
+    /// Whom we expect.
+    pub name: ServerName<'static>,
+    /// `prefer`: a server without TLS is taken as it is.
+    pub optional: bool,
+    /// No SSLRequest first.
+    pub direct: bool,
+}
+
+impl SslMode {
+    /// libpq's words; `allow` would try without TLS first, which nobody wants who has a choice.
+    pub const WORDS: [(&'static str, Self); 5] = [
+        ("disable", Self::Disable),
+        ("prefer", Self::Prefer),
+        ("require", Self::Require),
+        ("verify-ca", Self::VerifyCa),
+        ("verify-full", Self::VerifyFull),
+    ];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
+impl Negotiation {
+    /// libpq's words.
+    pub const WORDS: [(&'static str, Self); 2] = [("postgres", Self::Postgres), ("direct", Self::Direct)];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+impl ServerFiles {
+    /// What is wrong with these together, whatever is in the files.
+    fn contradiction(&self) -> Option<String> {
+        let verifies = matches!(self.mode, SslMode::VerifyCa | SslMode::VerifyFull);
+        if verifies && self.roots.is_none() {
+            let mode = self.mode.as_str();
+            return Some(format!("`sslmode` = \"{mode}\" needs `sslrootcert`, the authorities to believe"));
+        }
+        if self.certificate.is_some() != self.key.is_some() {
+            return Some("`sslcert` and `sslkey` are needed together".to_owned());
+        }
+        if self.negotiation == Negotiation::Direct && matches!(self.mode, SslMode::Disable | SslMode::Prefer) {
+            return Some("`sslnegotiation` = \"direct\" needs `sslmode` = \"require\" or more".to_owned());
+        }
+        None
+    }
+}
+
+impl ToServer {
+    /// Reads the files; `None` where there is no TLS to this host: none wanted, or a unix socket.
+    pub fn load(files: &ServerFiles, host: &str) -> Result<Option<Self>, String> {
+        if let Some(contradiction) = files.contradiction() {
+            return Err(contradiction);
+        }
+        if files.mode == SslMode::Disable || host.starts_with('/') {
+            return Ok(None);
+        }
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| format!("\"{host}\" is no host name that a certificate could be made out to"))?;
+        let verifier = Verifier { provider: provider(), belief: belief(files)? };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match (&files.certificate, &files.key) {
+            (Some(certificate), Some(key)) => builder
+                .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
+                .map_err(|error| format!("{} and {} do not fit: {error}", certificate.display(), key.display()))?,
+            _ => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        let optional = files.mode == SslMode::Prefer;
+        Ok(Some(Self { config: Arc::new(config), name, optional, direct: files.negotiation == Negotiation::Direct }))
+    }
+}
+
+/// As libpq: `require` verifies like `verify-ca` where there is something to verify with.
+fn belief(files: &ServerFiles) -> Result<Belief, String> {
+    let Some(path) = files.roots.as_ref().filter(|_| files.mode != SslMode::Prefer) else { return Ok(Belief::Anyone) };
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities(path)?), provider())
+        .build()
+        .map_err(|error| format!("{} cannot be used: {error}", path.display()))?;
+    Ok(Belief::Signed { chains, known: certificates(path)?, named: files.mode == SslMode::VerifyFull })
+}
+
+/// Nothing of the key.
+impl fmt::Debug for ToServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToServer").field("name", &self.name).finish_non_exhaustive()
+    }
+}
