@@ -34,6 +34,15 @@ fn summary(file: &str, config: &Config) -> String {
     };
     line("ok", file.to_owned());
     line("clients", format!("{}, at most {}", config.listen.address, config.listen.max_clients));
+    let tls = match &config.listen.tls.client_ca {
+        Some(_) => ", with clients' certificates",
+        None => "",
+    };
+    line(
+        "tls",
+        format!("{} to clients{tls}, {} to the server", config.listen.tls.mode.as_str(), upstream.ssl.mode.as_str()),
+    );
+    line("login", config.auth.mode.as_str().to_owned());
     line("control", format!("{}, {} users", address(config.control.address), config.control.users.len()));
     line("http", address(config.http.address));
     line("server", format!("{}@{}:{}/{}, {password}", upstream.user, upstream.host, upstream.port, upstream.dbname));

@@ -125,6 +125,9 @@ pub(super) async fn run(
         Some(Err(bad @ Bad::Version(_))) => Farewell::protocol("0A000", &bad),
     };
     metrics.connection(farewell.result);
+    if farewell.result == Connection::AuthFailed {
+        metrics.auth_failure(farewell.sqlstate);
+    }
     metrics.error(farewell.side);
     refuse::say(&mut client, farewell.text()).await;
     Ok(None)

@@ -50,7 +50,8 @@ pub(super) async fn run(
 ) -> Result<(), Stop> {
     let mode = relay.shared.config.load().auth.mode;
     // A client without TLS takes it for an attack when it is offered to bind its login to TLS.
-    if mode == AuthMode::Passthrough && !(start.server.is_tls() && !client.is_tls()) {
+    let hides_binding = start.server.is_tls() && !client.is_tls();
+    if mode == AuthMode::Passthrough && !hides_binding {
         return Ok(());
     }
     start.server.write_all(&std::mem::take(&mut start.packet)).await?;
@@ -237,7 +238,6 @@ fn counted(relay: &Relay, facts: &SessionFacts, refused: Refused) -> Stop {
         Refused::NoRandomNumbers => return no_random_numbers(),
         Refused::Gone(error) => return Stop::Gone(error),
     };
-    relay.shared.metrics.auth_failure(bad.sqlstate());
     if let Some(address) = facts.client_addr {
         relay.logins.failed(address);
     }
