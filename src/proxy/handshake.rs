@@ -13,7 +13,7 @@ use super::stream::Stream;
 use super::tls::{self, HANDSHAKE};
 use super::transport::Transport;
 use super::upstream::Address;
-use super::{Relay, refuse};
+use super::{Relay, foreign, refuse};
 use crate::branch::{Carriers, GUARDED, Route, take_branch_option};
 use crate::change::SessionFacts;
 use crate::config::{ListenTls, TlsMode};
@@ -49,6 +49,11 @@ pub(super) struct Farewell {
     pub hint: Option<String>,
     pub result: Connection,
     pub side: Side,
+}
+
+/// A request for encryption, where a version would stand.
+fn is_request(version: u32) -> bool {
+    matches!(version, startup::SSL_REQUEST | startup::GSSENC_REQUEST)
 }
 
 /// Answers requests for encryption, carries a cancel request, or starts a session: `None` when there is none.
@@ -122,6 +127,13 @@ pub(super) async fn run(
             ..Farewell::protocol("08P01", &bad)
         },
         Some(Err(bad @ Bad::Layout)) => Farewell::protocol("08P01", &bad),
+        Some(Err(Bad::Version(version))) if !is_request(version) => {
+            metrics.connection(Connection::Protocol);
+            metrics.error(Side::Client);
+            let answered = foreign::answer(&relay.shared, &mut client, version);
+            tokio::time::timeout_at(deadline.into(), answered).await??;
+            return Ok(None);
+        }
         Some(Err(bad @ Bad::Version(_))) => Farewell::protocol("0A000", &bad),
     };
     metrics.connection(farewell.result);
@@ -286,7 +298,11 @@ async fn start(
     if let Some(branch) = &facts.branch {
         startup.set("pggit.branch", branch.as_bytes());
     }
-    let packet = startup.to_packet().map_err(|bad| Farewell::protocol("08P01", &bad))?;
+    let packet = startup.to_packet().map_err(|_| Farewell {
+        detail: Some("The proxy adds its settings to the packet, and the server takes 10000 bytes in all.".into()),
+        hint: Some("Shorten the options, the application name or other parameters by some 200 bytes.".into()),
+        ..Farewell::client("08P01", "the start-up packet leaves no room for the proxy's settings".into())
+    })?;
     shared.clients.quota.has_room(&facts.user, facts.branch.as_deref(), most(shared)).map_err(|full| Farewell {
         result: Connection::TooMany,
         ..Farewell::client("53300", too_many(full, &facts))

@@ -9,6 +9,7 @@
 mod buffers;
 mod cancel;
 mod drive;
+mod foreign;
 mod handshake;
 mod introduction;
 mod listener;

@@ -184,6 +184,30 @@ impl PgServer {
         assert!(wait_ready(&mut self.child, &self.directory), "the server did not come back:\n{}", self.log());
     }
 
+    /// A standby that follows the server behind this address, by its own pg_basebackup; ready for queries.
+    pub fn standby(&self, primary: SocketAddr) -> Self {
+        let directory = new_directory("standby");
+        let data = directory.join("data");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let from = ["-h", "127.0.0.1", "-p", &primary.port().to_string(), "-U", "postgres"].map(str::to_owned);
+        run(as_owner(&self.bin.join("pg_basebackup"))
+            .args(from)
+            .args(["-X", "stream", "-c", "fast", "-R", "-D"])
+            .arg(&data));
+        let mut config = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).unwrap();
+        let sockets = directory.display();
+        writeln!(config, "port = {port}\nunix_socket_directories = '{sockets}'").unwrap();
+        let mut child = spawn(&self.bin, &directory);
+        let watchdog = Watchdog::start(child.id(), "QUIT", &directory);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let ready = wait_ready(&mut child, &directory);
+        let socket_dir = directory.clone();
+        let bin = self.bin.clone();
+        let standby = Self { version: self.version, address, socket_dir, bin, directory, child, _watchdog: watchdog };
+        assert!(ready, "the standby did not start:\n{}", standby.log());
+        standby
+    }
+
     fn launch(options: Builder) -> Self {
         let version = options.version.expect("a version was chosen");
         let bin = binaries(version);
