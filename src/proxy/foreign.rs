@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::transport::Transport;
+use super::stream::Stream;
 use super::upstream::Address;
 use crate::state::Shared;
 
@@ -12,7 +12,7 @@ use crate::state::Shared;
 const MAX_ANSWER: usize = 4096;
 
 /// Asks the server by a start-up packet without content, and passes its words on. Not cancel safe.
-pub(super) async fn answer(shared: &Shared, client: &mut Transport, version: u32) -> io::Result<()> {
+pub(super) async fn answer(shared: &Shared, client: &mut Stream, version: u32) -> io::Result<()> {
     let config = shared.config.load();
     let address = Address::of(&config.upstream, config.limits.tcp);
     drop(config);

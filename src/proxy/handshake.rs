@@ -56,6 +56,8 @@ fn is_request(version: u32) -> bool {
     matches!(version, startup::SSL_REQUEST | startup::GSSENC_REQUEST)
 }
 
+/// Whoever says nothing must cost little: what is awaited for those who have said who they are is behind pointers.
+///
 /// Answers requests for encryption, carries a cancel request, or starts a session: `None` when there is none.
 pub(super) async fn run(
     relay: &Relay,
@@ -63,7 +65,7 @@ pub(super) async fn run(
     client: Transport,
     peer: Option<SocketAddr>,
     deadline: Instant,
-) -> io::Result<Option<Link>> {
+) -> io::Result<Option<Box<Link>>> {
     // As it was when the client came: its certificate is the one that a login is bound to.
     let tls = relay.shared.config.load().listen.tls.clone();
     let (mut client, first) = tokio::select! {
@@ -89,23 +91,23 @@ pub(super) async fn run(
             // A key that is nobody's gets the same answer: none.
             if let Some(target) = relay.cancels.find(pid, &secret) {
                 // A server that hangs must not keep us waiting with it.
-                tokio::time::timeout(target.address.timeout(), target.cancel()).await??;
+                tokio::time::timeout(target.address.timeout(), Box::pin(target.cancel())).await??;
             }
             let _ = client.shutdown().await;
             return Ok(None);
         }
         Some(Ok(First::Startup(startup))) => {
             let started = match is_welcome(&client, &tls, &startup) {
-                Ok(()) => start(relay, place, startup, peer, deadline).await,
+                Ok(()) => Box::pin(start(relay, place, startup, peer, deadline)).await,
                 Err(farewell) => Err(farewell),
             };
             match started {
                 Err(farewell) => farewell,
                 Ok((place, mut start)) => {
                     let binding = tls.ready.as_ref().and_then(|ready| ready.binding.as_deref());
-                    let login = login::run(relay, &mut client, binding, &mut start);
+                    let login = Box::pin(login::run(relay, &mut client, binding, &mut start));
                     match tokio::time::timeout_at(deadline.into(), login).await {
-                        Ok(Ok(())) => return Ok(Some(start.link(client, place))),
+                        Ok(Ok(())) => return Ok(Some(Box::new(start.link(client, place)))),
                         Ok(Err(Stop::Gone(error))) => return Err(error),
                         Ok(Err(Stop::Farewell(farewell))) => farewell,
                         Err(_) => Farewell::client("57014", "canceling authentication due to timeout".into()),
@@ -130,7 +132,7 @@ pub(super) async fn run(
         Some(Err(Bad::Version(version))) if !is_request(version) => {
             metrics.connection(Connection::Protocol);
             metrics.error(Side::Client);
-            let answered = foreign::answer(&relay.shared, &mut client, version);
+            let answered = Box::pin(foreign::answer(&relay.shared, &mut client, version));
             tokio::time::timeout_at(deadline.into(), answered).await??;
             return Ok(None);
         }
@@ -141,7 +143,7 @@ pub(super) async fn run(
         metrics.auth_failure(farewell.sqlstate);
     }
     metrics.error(farewell.side);
-    refuse::say(&mut client, farewell.text()).await;
+    Box::pin(refuse::say(&mut client, farewell.text())).await;
     Ok(None)
 }
 

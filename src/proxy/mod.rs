@@ -110,7 +110,8 @@ async fn run(place: &Place, mut stream: Transport, peer: Option<SocketAddr>) -> 
         _ = life.wait_for(|life| *life == Life::Ending) => None,
     };
     if let Some(link) = link {
-        drive::run(&place.relay, link, deadline).await;
+        // A task is as large as the largest thing it awaits. Behind a pointer, a session costs who has none nothing.
+        Box::pin(drive::run(&place.relay, *link, deadline)).await;
     }
     Ok(())
 }
