@@ -1,7 +1,7 @@
 # Each target installs what it needs (scripts/setup.sh) and nothing that is there already.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit transparency regress lint bench setup
+.PHONY: help demo test unit transparency regress clients fuzz lint bench setup
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -26,6 +26,15 @@ regress: ## PostgreSQL's whole regression suite, direct and through the proxy; p
 	@scripts/setup.sh tests
 	@scripts/cargo build --bin pggit-proxy
 	@scripts/regress.sh
+
+clients: ## Real clients, each on a branch with its migrations in the history (ONLY="psql,Knex")
+	@scripts/setup.sh clients
+	@scripts/cargo build --bin pggit-proxy
+	@scripts/clients.sh
+
+fuzz: ## cargo-fuzz on every target for a while each (TIME=60, in seconds; TARGETS="session text")
+	@scripts/setup.sh build
+	@scripts/fuzz.sh
 
 lint: ## Formatting, clippy and documentation, warnings as errors
 	@scripts/setup.sh build

@@ -28,9 +28,19 @@ make_work() {
     chmod 755 "$work"
 }
 
+# Where the server programs of a version are: Debian's, or those that scripts/setup.sh fetched.
+server_bin() {
+    local bin
+    for bin in "/usr/lib/postgresql/$1/bin" "$PWD/.cache/postgres/$1/bin"; do
+        [ ! -x "$bin/initdb" ] || { readlink -f "$bin" && return; }
+    done
+    fail "no PostgreSQL $1 here: scripts/setup.sh tests"
+}
+
 # start_server MAJOR NAME: sets server_port.
 start_server() {
-    local bin=/usr/lib/postgresql/$1/bin data=$work/$2/data try
+    local data=$work/$2/data try bin
+    bin=$(server_bin "$1")
     mkdir "$work/$2"
     [ "$(id -u)" -ne 0 ] || chown "$(server_user)" "$work/$2"
     (

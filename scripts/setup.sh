@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for one purpose, and nothing that is there already.
-#   scripts/setup.sh build | demo | tests | bench
+#   scripts/setup.sh build | demo | tests | bench | clients
 # Installing needs apt-get and root (or sudo); elsewhere this says what to install and stops.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 purpose=${1:-build}
-case $purpose in build | demo | tests | bench) ;; *) fail "usage: scripts/setup.sh build|demo|tests|bench" ;; esac
+case $purpose in build | demo | tests | bench | clients) ;; *) fail "usage: scripts/setup.sh build|demo|tests|bench|clients" ;; esac
 
 missing=()
 need() { # need PACKAGE CONDITION...: the package, unless the condition holds
@@ -30,7 +30,7 @@ if [ "$purpose" != build ]; then
     need postgresql has_server
     need postgresql-client command -v psql
 fi
-if [ "$purpose" = tests ]; then
+if [ "$purpose" = tests ] || [ "$purpose" = clients ]; then
     need libpq-dev test -e /usr/include/postgresql/libpq-fe.h
     need bzip2 command -v bzip2
     # The versions that Debian does not have come from npm; npm brings node.
@@ -42,6 +42,15 @@ if [ "$purpose" = bench ]; then
     need haproxy test -x /usr/sbin/haproxy -o -x "$(command -v haproxy || echo /nowhere)"
     need pgbouncer test -x /usr/sbin/pgbouncer -o -x "$(command -v pgbouncer || echo /nowhere)"
     need python3 command -v python3
+fi
+if [ "$purpose" = clients ]; then
+    need python3-venv python3 -c 'import ensurepip, venv'
+    need npm command -v npm
+    need golang-go command -v go
+    need golang-github-jackc-pgx-v4-dev test -d /usr/share/gocode/src/github.com/jackc/pgx/v4
+    need golang-github-lib-pq-dev test -d /usr/share/gocode/src/github.com/lib/pq
+    need libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
+    need default-jdk-headless command -v javac
 fi
 [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 
@@ -55,7 +64,7 @@ fi
 
 need_rust
 
-if [ "$purpose" = tests ]; then
+if [ "$purpose" = tests ] || [ "$purpose" = clients ]; then
     for major in $(versions_from_npm); do
         install_from_npm "$major"
     done

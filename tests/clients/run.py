@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Real clients, each on a branch by its connection string: it runs its migrations, and they must be in the history under its own
+application name, with nothing of what it rolled back.
+
+scripts/clients.sh starts a server and the proxy for each version and capture and calls this; `make clients` does it all.
+The table in docs/CLIENTS.md is made from what ran (--page write), and must be what ran (--page check).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PAGE = ROOT / "docs" / "CLIENTS.md"
+BEGIN, END = "<!-- what ran -->\n", "<!-- until here -->\n"
+
+
+@dataclass
+class Client:
+    """One client: how it is started, and what must be in the history of its branch afterwards."""
+
+    name: str
+    application: str
+    prefix: str
+    command: list[str]
+    branch: str
+    migrations: str
+    # A regular expression for each message that must be there, of commits under its application name.
+    messages: tuple[str, ...] = ()
+    # Changes, as `CHANGE type identity`; without it those of the tables that all clients make.
+    changes: tuple[str, ...] = ()
+    note: str = ""
+
+    def wanted(self) -> tuple[str, ...]:
+        item = f"public.{self.prefix}_item"
+        return self.changes or (f"CREATE table {item}", f"ALTER table {item}", f"CREATE index {item}_name")
+
+
+def clients(work: pathlib.Path) -> list[Client]:
+    python = [str(work / "python/bin/python"), "-W", "error::RuntimeWarning"]
+
+    def script(name: str) -> list[str]:
+        return [*python, str(HERE / "python" / f"use_{name}.py")]
+
+    def node(name: str) -> list[str]:
+        return ["node", str(work / "node" / f"use_{name}.mjs")]
+
+    def rust(name: str) -> list[str]:
+        return [str(work / "rust/debug" / f"use_{name}")]
+
+    def shell(name: str) -> list[str]:
+        return [str(HERE / "shell" / f"use_{name}.sh")]
+
+    key, url, plain = "`dbname=app/feature/x`", "`…/app%2Ffeature%2Fx`", "`app/feature/x`"
+    own = "SQL in one transaction"
+    pgbench = tuple(f"CREATE table public.pgbench_{table}" for table in ("accounts", "branches", "history", "tellers"))
+    return [
+        Client("psql", "psql", "psql", shell("psql"), "`\\c app/feature/x`", own),
+        Client("pgbench", "pgbench", "pgbench", shell("pgbench"), plain, "`-i`; then `-M simple`, `extended`, `prepared`, a pipeline of DDL",
+               changes=(*pgbench, "ALTER table public.pgbench_accounts", "CREATE index public.pgbench_accounts_pkey")),
+        Client("pg_dump and pg_restore", "pg_restore", "dump", shell("pg_dump"), "`-d app/feature/x`", "`--single-transaction`",
+               changes=("CREATE table public.dump_item", "CREATE index public.dump_item_name", "CREATE sequence public.dump_item_id_seq")),
+        Client("psycopg2", "psycopg2", "psycopg2", script("psycopg2"), key, own),
+        Client("psycopg", "psycopg", "psycopg", script("psycopg"), url, own + "; prepared, pipelined, COPY"),
+        Client("asyncpg", "asyncpg", "asyncpg", script("asyncpg"), "`server_settings={'pggit.branch': 'feature/x'}`",
+               own + "; each statement prepared and described"),
+        Client("SQLAlchemy", "sqlalchemy", "sqlalchemy", script("sqlalchemy"), "`URL.create(database='app/feature/x')`", "`metadata.create_all`"),
+        Client("Alembic", "alembic", "alembic", script("alembic"), url, "`upgrade head`, `downgrade -1`, `upgrade head`", messages=("alembic two_prices",),
+               note="of several revisions within two seconds only the last one's"),
+        Client("Django", "django", "django", script("django"), "`'NAME': 'app/feature/x'`", "`migrate`",
+               messages=(r"django shop\.0001_items", r"django shop\.0002_prices")),
+        Client("node-postgres", "node-postgres", "node_pg", node("pg"), url, own),
+        Client("postgres.js", "postgres.js", "postgres_js", node("postgres"), url, own + "; all prepared, pipelined"),
+        Client("Knex", "knex", "knex", node("knex"), "`database: 'app/feature/x'`", "`migrate.latest`",
+               messages=(r"knex 20260101_items\.js", r"knex 20260102_prices\.js")),
+        Client("Drizzle", "drizzle", "drizzle", node("drizzle"), url, "`migrate` over postgres.js, all files in one transaction",
+               note="its table names a hash of the file, no name: no message"),
+        Client("TypeORM", "typeorm", "typeorm", node("typeorm"), "`database: 'app/feature/x'`", "`runMigrations`, each in its transaction",
+               note="its table is not among those that are looked up: no message"),
+        Client("tokio-postgres", "tokio-postgres", "tokio_postgres", rust("tokio_postgres"), key, "SQL, each statement by itself"),
+        Client("sqlx", "sqlx", "sqlx", rust("sqlx"), url, "`Migrator`", messages=("sqlx 1 items", "sqlx 2 prices")),
+        Client("Diesel", "diesel", "diesel", rust("diesel"), url, "`run_pending_migrations`", messages=("diesel 20260101000000", "diesel 20260102000000")),
+        Client("pgx", "pgx", "pgx", [str(work / "go/use_pgx")], "`?options=-c%20pggit.branch%3Dfeature/x`", own),
+        Client("lib/pq", "pq", "pq", [str(work / "go/use_pq")], key, own),
+        Client("pgjdbc", "pgjdbc", "jdbc", ["java", "-cp", "/usr/share/java/postgresql.jar:" + str(work / "java"), "UseJdbc"],
+               "`jdbc:postgresql://…/app%2Ffeature%2Fx`", own + "; two statements in one, a batch"),
+    ]
+
+
+def package_versions(work: pathlib.Path) -> dict[str, str]:
+    """Of those that do not say it themselves."""
+    lock = (HERE / "rust/Cargo.toml").read_text()
+    found = {name: re.search(rf'^{crate} = .*?"=([0-9.]+)"', lock, re.M).group(1)
+             for name, crate in (("tokio-postgres", "tokio-postgres"), ("sqlx", "sqlx"), ("Diesel", "diesel"))}
+    for name, package in (("pgx", "golang-github-jackc-pgx-v4-dev"), ("lib/pq", "golang-github-lib-pq-dev")):
+        version = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", package], check=True, text=True, capture_output=True).stdout
+        found[name] = version.split("-")[0]
+    return found
+
+
+def rows(sql: str) -> list[str]:
+    """Asked of the server itself, in the branch's database."""
+    command = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h", os.environ["HOST"], "-p", os.environ["SERVER_PORT"],
+               "-U", "postgres", "-d", "feature_x", "-c", sql]
+    answer = subprocess.run(command, text=True, capture_output=True)
+    if answer.returncode != 0:
+        sys.exit(f"{sql}: {answer.stderr}")
+    return answer.stdout.splitlines()
+
+
+def judge(client: Client) -> list[str]:
+    """What is wrong with the history after it."""
+    told = rows(f"select concat_ws(' ', change_type, object_type, object_identity) from pggit.history where application_name = '{client.application}' "
+                "and branch = 'feature/x' and via_proxy and captured_by in ('trigger', 'inject') order by created_at, ordinal")
+    wrong = [f"not in the history: {change}" for change in client.wanted() if change not in told]
+    wrong += [f"rolled back, and in the history: {row}" for row in
+              rows(f"select change_type || ' ' || object_identity from pggit.history where object_name ~ '^{client.prefix}_gone'")]
+    wrong += [f"under another application: {row}" for row in
+              rows(f"select distinct object_identity || ': ' || application_name from pggit.history where object_name ~ '^{client.prefix}_item' "
+                   f"and application_name <> '{client.application}'")]
+    for message in client.messages:
+        # A message is looked up when the commit is sealed, some seconds later.
+        end = time.monotonic() + 30
+        while True:
+            said = rows(f"select message from pggit.commits where application_name = '{client.application}' and message is not null")
+            if any(re.search(message, line) for line in said):
+                break
+            if time.monotonic() > end:
+                wrong.append(f"no message like {message}, but {said}")
+                break
+            time.sleep(0.2)
+    return wrong
+
+
+def run(client: Client, versions: dict[str, str]) -> list[str]:
+    began = time.monotonic()
+    try:
+        done = subprocess.run(client.command, text=True, capture_output=True, timeout=120, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return ["did not end within two minutes"]
+    if done.returncode != 0:
+        return [f"ended with {done.returncode}\n{done.stdout}{done.stderr}"]
+    if version := re.search(r"^version (.*)$", done.stdout, re.M):
+        versions[client.name] = version.group(1)
+    wrong = judge(client)
+    print(f"{'FAILED' if wrong else 'ok    '} {client.name} {versions.get(client.name, '?')} ({time.monotonic() - began:.1f} s)", flush=True)
+    return wrong
+
+
+def shown(client: Client, version: str) -> str:
+    """What is not pinned here is Debian's, which mends it: then its series."""
+    parts = {"psql": 1, "pgbench": 1, "pg_dump and pg_restore": 1, "pgx": 2, "lib/pq": 2, "pgjdbc": 2}.get(client.name, 9)
+    return ".".join(version.split(".")[:parts])
+
+
+def table(all_clients: list[Client], versions: dict[str, str]) -> str:
+    lines = ["| client | version | the branch is named by | its migrations | message of its commits |", "|---|---|---|---|---|"]
+    for client in all_clients:
+        message = "its migration's name" if client.messages else "none"
+        message += f" ({client.note})" if client.note else ""
+        lines.append(f"| {client.name} | {shown(client, versions[client.name])} | {client.branch} | {client.migrations} | {message} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="where scripts/clients.sh installed the clients")
+    parser.add_argument("--only", default="", help="names, with commas")
+    parser.add_argument("--page", choices=["write", "check", "leave"], default="leave", help="what to do with the table in docs/CLIENTS.md")
+    arguments = parser.parse_args()
+    wanted = [name for name in arguments.only.split(",") if name]
+    chosen = [client for client in clients(arguments.work) if not wanted or client.name in wanted]
+    versions = package_versions(arguments.work)
+    failed = 0
+    for client in chosen:
+        if wrong := run(client, versions):
+            failed += 1
+            print(f"FAILED {client.name}\n  " + "\n  ".join(wrong), flush=True)
+    if arguments.page != "leave" and not wanted and not failed:
+        page = PAGE.read_text()
+        head, _, rest = page.partition(BEGIN)
+        made = head + BEGIN + table(chosen, versions) + END + rest.partition(END)[2]
+        if arguments.page == "write":
+            PAGE.write_text(made)
+        elif made != page:
+            print("FAILED docs/CLIENTS.md does not say what ran: make clients WRITE=1")
+            failed += 1
+    print(json.dumps({"passed": len(chosen) - failed, "failed": failed}))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
