@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# psql's own regression scripts and libpq's pipeline test: what they print directly, they must print through the proxy.
+# psql's own regression scripts and libpq's pipeline test: what they print directly, they must print through the proxy, recorded by event
+# triggers and by added calls (CAPTURE=trigger or inject: one of them).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
@@ -37,13 +38,15 @@ start_server "$major" direct
 regression_database
 run_regress "$major" direct "$server_port" "${scripts[@]}"
 
-start_server "$major" proxied
-regression_database
-migrate regression
-start_proxy proxied regression
-run_regress "$major" proxied "$proxy_port" "${scripts[@]}"
-for name in "${scripts[@]}"; do
-    verdict "psql script $name" same "$work/out-direct/results/$name.out" "$work/out-proxied/results/$name.out"
+for capture in ${CAPTURE:-trigger inject}; do
+    start_server "$major" "$capture"
+    regression_database
+    migrate regression "$capture"
+    start_proxy "$capture" regression
+    run_regress "$major" "$capture" "$proxy_port" "${scripts[@]}"
+    for name in "${scripts[@]}"; do
+        verdict "psql script $name, $capture" same "$work/out-direct/results/$name.out" "$work/out-$capture/results/$name.out"
+    done
 done
 
 # --- libpq's pipeline test, with the traces of what libpq sent and received.
@@ -51,9 +54,7 @@ modules=.cache/pgsrc/$major/src/test/modules/libpq_pipeline
 cc -O1 -w -I"/usr/include/postgresql/$major/server" -I/usr/include/postgresql -I/usr/include/postgresql/internal \
     "$modules/libpq_pipeline.c" -o "$work/libpq_pipeline" \
     -L"/usr/lib/postgresql/$major/lib" -lpq -lpgcommon -lpgport
-direct -d postgres -c "create database pipeline_direct" -c "create database pipeline_proxied"
-migrate pipeline_proxied
-start_proxy pipeline pipeline_proxied
+direct -d postgres -c "create database pipeline_direct"
 
 pipeline() { # pipeline TEST PORT DATABASE
     local dsn="host=127.0.0.1 port=$2 user=postgres dbname=$3 sslmode=disable" trace=()
@@ -65,10 +66,18 @@ pipeline() { # pipeline TEST PORT DATABASE
 }
 for name in $("$work/libpq_pipeline" tests); do
     pipeline "$name" "$server_port" pipeline_direct || fail "libpq_pipeline $name fails without the proxy"
-    verdict "libpq_pipeline $name" pipeline "$name" "$proxy_port" pipeline_proxied
-    # The others do as much as fits into the sockets, which differs from run to run.
-    [ ! -e "$modules/traces/$name.trace" ] || verdict "libpq_pipeline $name, bytes" \
-        same "$work/$name.pipeline_direct.trace" "$work/$name.pipeline_proxied.trace"
+done
+for capture in ${CAPTURE:-trigger inject}; do
+    database=pipeline_$capture
+    direct -d postgres -c "create database $database"
+    migrate "$database" "$capture"
+    start_proxy "$database" "$database"
+    for name in $("$work/libpq_pipeline" tests); do
+        verdict "libpq_pipeline $name, $capture" pipeline "$name" "$proxy_port" "$database"
+        # The others do as much as fits into the sockets, which differs from run to run.
+        [ ! -e "$modules/traces/$name.trace" ] || verdict "libpq_pipeline $name, $capture, bytes" \
+            same "$work/$name.pipeline_direct.trace" "$work/$name.$database.trace"
+    done
 done
 
 echo "transparency: $passed passed, $failed failed"
