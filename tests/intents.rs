@@ -5,31 +5,9 @@ mod support;
 
 use nix::sys::signal::Signal;
 use support::wire::{bind, execute, extended, parse, query, sync};
-use support::{Message, PATIENCE, Pg, PgServer, Proxy, Wire, eventually, migrate, versions, wait_for};
-
-struct Repository {
-    server: &'static PgServer,
-    database: String,
-    proxy: Proxy,
-}
-
-fn repository(version: Pg, config: &str) -> Repository {
-    let server = PgServer::shared(version);
-    let database = server.unique_database("app");
-    migrate(server, &database);
-    let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n{config}"));
-    Repository { server, database, proxy }
-}
+use support::{Message, PATIENCE, PgServer, Proxy, Repository, Wire, eventually, migrate, versions, wait_for};
 
 impl Repository {
-    fn sql(&self, sql: &str) -> String {
-        self.server.psql(&self.database, sql)
-    }
-
-    fn connect(&self) -> Wire {
-        self.proxy.connect(&self.database)
-    }
-
     /// `CHANGE tag type identity by` of the rows since the last call.
     fn changes(&self) -> Vec<String> {
         let rows = self.sql(
@@ -59,7 +37,7 @@ impl Repository {
 
 fn each_version(test: impl Fn(Repository)) {
     for version in versions() {
-        let repository = repository(version, "");
+        let repository = Repository::new(version, "");
         repository.remember();
         test(repository);
     }
@@ -76,7 +54,7 @@ fn first_error(messages: &[Message]) -> Option<&Message> {
 #[test]
 fn concurrent_index_work_is_recorded_once_and_with_what_it_leaves_behind() {
     each_version(|r| {
-        let mut client = r.connect();
+        let mut client = r.client();
         client.rows("create table t (a int, b int); insert into t values (1, 1), (1, 2)");
         r.changes();
         let mut leaves = |sql: &str, wanted: &[&str]| {
@@ -162,7 +140,7 @@ fn concurrent_index_work_is_recorded_once_and_with_what_it_leaves_behind() {
 #[test]
 fn interrupted_work_is_told_as_it_was_left() {
     each_version(|r| {
-        let mut client = r.connect();
+        let mut client = r.client();
         client.rows(
             "create table p (a int) partition by range (a); create table p1 partition of p for values from (0) to (9); \
              create table p2 partition of p for values from (10) to (19); create index i on p1 (a)",
@@ -205,7 +183,7 @@ fn interrupted_work_is_told_as_it_was_left() {
 #[test]
 fn databases_tablespaces_and_settings_belong_to_the_branch_where_it_was_said() {
     each_version(|r| {
-        let mut client = r.connect();
+        let mut client = r.client();
         let name = format!("{}_x", r.database);
         client.rows(&format!("create database {name}"));
         assert_eq!(r.changes(), [format!("CREATE CREATE DATABASE database {name} intent")]);
@@ -222,7 +200,7 @@ fn databases_tablespaces_and_settings_belong_to_the_branch_where_it_was_said() {
         assert_eq!(r.changes(), [""; 0], "that database is no branch");
         plain.rows(&format!("drop database {copy}"));
 
-        let mut client = r.connect();
+        let mut client = r.client();
         client.rows(&format!("alter database {name} set tablespace pg_default"));
         client.rows(&format!("drop database {name} with (force)"));
         assert_eq!(r.changes(), [format!("DROP DROP DATABASE database {name} intent")]);
@@ -267,7 +245,7 @@ fn databases_tablespaces_and_settings_belong_to_the_branch_where_it_was_said() {
 #[test]
 fn every_way_of_sending_it_is_held_until_the_intent_is_there() {
     each_version(|r| {
-        let mut client = r.connect();
+        let mut client = r.client();
         client.rows("create table t (a int)");
         r.changes();
         assert!(first_error(&client.ask(&extended("create index concurrently i on t (a)", &[]))).is_none());
@@ -327,8 +305,8 @@ fn every_way_of_sending_it_is_held_until_the_intent_is_there() {
 #[test]
 fn without_an_intent_it_does_not_run() {
     for version in versions() {
-        let r = repository(version, "[history]\ntimeout = \"1s\"\n");
-        let mut client = r.connect();
+        let r = Repository::new(version, "[history]\ntimeout = \"1s\"\n");
+        let mut client = r.client();
         client.rows("create table t (a int)");
         r.sql("alter table pggit.intents add constraint broken check (sql !~ 'bad') not valid");
         let error = client.error("create index concurrently bad on t (a)");
@@ -546,7 +524,7 @@ fn subscriptions_are_recorded_once() {
 #[test]
 fn procedures_that_commit_are_recorded_as_far_as_they_did() {
     each_version(|r| {
-        let mut client = r.connect();
+        let mut client = r.client();
         client.rows(
             "create procedure p() language plpgsql as $$ begin create table a (); commit; create table b (); rollback; \
              create table c (); commit; create table d (); raise exception 'x'; end $$",

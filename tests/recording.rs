@@ -9,39 +9,15 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use support::wire::{bind, execute, extended, parse, query, sync};
-use support::{PATIENCE, Pg, PgServer, Proxy, Wire, eventually, migrate, versions};
-
-/// A repository of its own on the shared server, its proxy in front.
-struct Repository {
-    server: &'static PgServer,
-    database: String,
-    proxy: Proxy,
-}
+use support::{PATIENCE, Repository, Wire, eventually, versions};
 
 fn each(test: impl Fn(&Repository)) {
     for version in versions() {
-        test(&repository(version, ""));
+        test(&Repository::new(version, ""));
     }
-}
-
-fn repository(version: Pg, config: &str) -> Repository {
-    let server = PgServer::shared(version);
-    let database = server.unique_database("app");
-    migrate(server, &database);
-    let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n{config}"));
-    Repository { server, database, proxy }
 }
 
 impl Repository {
-    /// Directly on the server.
-    fn sql(&self, sql: &str) -> String {
-        self.server.psql(&self.database, sql)
-    }
-
-    fn client(&self) -> Wire {
-        self.proxy.connect(&self.database)
-    }
-
     /// `CREATE t, ALTER t`: changes to objects whose name is like this, in order.
     fn changes(&self, like: &str) -> String {
         self.sql(&format!(
@@ -259,7 +235,7 @@ fn what_ends_in_mid_transaction_leaves_no_row() {
 #[test]
 fn a_killed_proxy_leaves_the_database_right() {
     for version in versions() {
-        let mut it = repository(version, "");
+        let mut it = Repository::new(version, "");
         let mut client = it.client();
         client.rows("create table before ()");
         client.rows("begin; create table during ()");

@@ -23,6 +23,7 @@ pub mod oracle;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod repository;
 pub mod rng;
 pub mod wire;
 pub mod workload;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 pub use certs::Certs;
 pub use postgres::{Pg, PgServer, versions};
 pub use proxy::{Proxy, migrate, migrate_without_triggers};
+pub use repository::Repository;
 pub use wire::{Message, Wire, normalised};
 
 /// How long anything may take that normally takes no time, on a busy machine.

@@ -1,0 +1,31 @@
+//! A database with the `pggit` schema on the shared server, and a proxy of its own in front.
+
+use super::{Pg, PgServer, Proxy, Wire, migrate};
+
+/// What most tests of recording start with. Tests add their own ways of asking in an `impl` of theirs.
+pub struct Repository {
+    pub server: &'static PgServer,
+    pub database: String,
+    pub proxy: Proxy,
+}
+
+impl Repository {
+    /// With this configuration besides the addresses.
+    pub fn new(version: Pg, config: &str) -> Self {
+        let server = PgServer::shared(version);
+        let database = server.unique_database("app");
+        migrate(server, &database);
+        let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n{config}"));
+        Self { server, database, proxy }
+    }
+
+    /// Directly on the server.
+    pub fn sql(&self, sql: &str) -> String {
+        self.server.psql(&self.database, sql)
+    }
+
+    /// Through the proxy.
+    pub fn client(&self) -> Wire {
+        self.proxy.connect(&self.database)
+    }
+}
