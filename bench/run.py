@@ -204,15 +204,21 @@ class Bench:
             self.copy_in(target)
 
     def schema_changes(self) -> None:
-        self.create_tables("create table, plain", self.direct, "plain")
-        self.create_tables("create table, recorded", self.direct, "bench")
-        self.change_schema("schema changes, plain", self.direct, "plain")
-        for target in self.targets:
-            if target.name == "pggit-proxy":
-                self.create_tables("create table, recorded", target, "bench")
-                self.create_tables("create table, injected", target, "injected")
-                self.change_schema("schema changes, trigger", target, "bench")
-                self.change_schema("schema changes, inject", target, "injected")
+        """With fsync, as a server runs that is to keep what it is told, and without, which shows what recording takes."""
+        for fsync in report.FSYNC:
+            for setting in ("fsync", "full_page_writes"):
+                psql(self.direct.port, "postgres", f"ALTER SYSTEM SET {setting} = {fsync}")
+            psql(self.direct.port, "postgres", "SELECT pg_reload_conf()")
+            psql(self.direct.port, "postgres", "CHECKPOINT")
+            self.create_tables(f"create table, plain, fsync {fsync}", self.direct, "plain")
+            self.create_tables(f"create table, trigger, fsync {fsync}", self.direct, "bench")
+            self.change_schema(f"schema changes, plain, fsync {fsync}", self.direct, "plain")
+            for target in self.targets:
+                if target.name == "pggit-proxy":
+                    self.create_tables(f"create table, trigger, fsync {fsync}", target, "bench")
+                    self.create_tables(f"create table, inject, fsync {fsync}", target, "injected")
+                    self.change_schema(f"schema changes, trigger, fsync {fsync}", target, "bench")
+                    self.change_schema(f"schema changes, inject, fsync {fsync}", target, "injected")
 
 
 def main() -> None:
