@@ -63,7 +63,7 @@ names! {
     PROBE_CHANGES "pggit_proxy_probe_changes_total" Counter [] Count "Changes that nothing had recorded and the probe found";
     SERVER_UP "pggit_proxy_server_up" Gauge ["branch"] Count "1 when the last connection to the branch's database succeeded, else 0";
     SERVER_CONNECT "pggit_proxy_server_connect_duration_seconds" Histogram [] Seconds "How long successful connections to the server took";
-    AUTH_FAILURES "pggit_proxy_auth_failures_total" Counter ["reason"] Count "Logins that the server refused, by reason";
+    AUTH_FAILURES "pggit_proxy_auth_failures_total" Counter ["reason"] Count "Logins that the server or the proxy refused, by reason";
     CACHE_HITS "pggit_proxy_parse_cache_hits_total" Counter [] Count "Statements whose classification was remembered";
     CACHE_MISSES "pggit_proxy_parse_cache_misses_total" Counter [] Count "Statements that had to be parsed";
     ERRORS "pggit_proxy_errors_total" Counter ["side"] Count "Connections that ended with an error, by whose side it was";
