@@ -68,6 +68,10 @@ impl Shared {
         let running = self.config.load_full();
         let mut config = Config::load(path)?.with_overrides(running.overrides.clone())?;
         let waiting = config.keep_what_needs_a_restart(&running);
+        if let Some(message) = config.unsound_passthrough() {
+            // The file may name another server, which waits for a restart.
+            return Err(vec![Problem { place: "auth.mode".to_owned(), message }]);
+        }
         self.apply(config);
         Ok(waiting)
     }

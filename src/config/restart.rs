@@ -14,6 +14,7 @@ impl Config {
         self.listen = Listen {
             max_clients: self.listen.max_clients,
             proxy_protocol: std::mem::take(&mut self.listen.proxy_protocol),
+            tls: std::mem::take(&mut self.listen.tls),
             ..running.listen.clone()
         };
         self.upstream = running.upstream.clone();

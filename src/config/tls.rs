@@ -110,7 +110,7 @@ impl Config {
     /// Why clients could not log in with the passwords that pass through us. A client that speaks TLS with us, and could
     /// tie its login to our certificate, is told by the server to tie it to the server's: SCRAM takes that for an attack,
     /// and is right.
-    pub(super) fn unsound_passthrough(&self) -> Option<String> {
+    pub(crate) fn unsound_passthrough(&self) -> Option<String> {
         let both = self.listen.tls.ready.is_some() && self.upstream.tls.is_some();
         (both && self.auth.mode == AuthMode::Passthrough).then(|| {
             format!(
