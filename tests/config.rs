@@ -376,3 +376,38 @@ fn passwords_cannot_pass_between_two_legs_with_tls() {
     let problems = config.with_overrides(url).unwrap_err();
     assert!(problems[0].to_string().contains("channel binding"), "{problems:?}");
 }
+
+#[test]
+fn sockets_and_load_balancers_are_checked() {
+    for (text, wrong) in [
+        ("unix_socket_dir = \"run\"", "is no directory"),
+        ("unix_socket_permissions = \"999\"", "no permissions"),
+        ("unix_socket_permissions = \"01777\"", "no permissions"),
+        ("proxy_protocol = true", "needs `proxy_protocol_from`"),
+        ("proxy_protocol_from = [\"10.0.0.0/8\", \"everybody\"]", "is no network"),
+    ] {
+        let problem = problem(&format!("[listen]\n{text}\n"));
+        assert!(problem.contains(wrong), "{problem}");
+    }
+    let long = format!("[listen]\nunix_socket_dir = \"/{}\"\n", "x".repeat(100));
+    assert!(problem(&long).contains("longer than 107 bytes"));
+    let config = parse("[listen]\nproxy_protocol = true\nproxy_protocol_from = \"10.0.0.7\"\n");
+    assert_eq!(config.listen.proxy_protocol[0].to_string(), "10.0.0.7/32");
+    // Named, but not to be believed.
+    assert!(parse("[listen]\nproxy_protocol_from = \"10.0.0.7\"\n").listen.proxy_protocol.is_empty());
+}
+
+#[test]
+fn what_only_a_start_can_change_is_kept_and_named() {
+    let running = parse("[branches.main]\n[upstream]\npassword = \"a\"\n");
+    let mut wanted = parse(
+        "[branches.main]\n[upstream]\npassword = \"b\"\ndbname = \"other\"\n[listen]\naddress = \"127.0.0.1:7\"\n\
+         max_clients = 5\n[http]\naddress = \"off\"\n[log]\nlevel = \"debug\"\n[limits]\nmax_prepared = 7\n",
+    );
+    let waiting = wanted.keep_what_needs_a_restart(&running);
+    assert_eq!(waiting, ["upstream.password", "listen.address", "upstream.dbname", "http.address", "log.level"]);
+    assert_eq!((wanted.listen.max_clients, wanted.limits.max_prepared), (5, 7));
+    assert_eq!(wanted.branches(&[]).all[0].database, "postgres");
+    let again = wanted.clone().keep_what_needs_a_restart(&running);
+    assert!(again.is_empty(), "{again:?}");
+}
