@@ -189,7 +189,7 @@ fn bad_urls_are_told_without_the_password() {
         "postgres://u:hunter2@h/d?sslmode=verify",
         "postgres://u:hunter2@h/d?sslmod=disable",
         "postgres://u:hunter2@h:99999/d",
-        "postgres://u:hunter2@h,i/d",
+        "postgres://u:hunter2@h,,i/d",
         "postgres://u:hunter2@h/d#x",
     ] {
         let problem = problem(&format!("[upstream]\nurl = \"{url}\""));

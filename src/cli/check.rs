@@ -45,7 +45,8 @@ fn summary(file: &str, config: &Config) -> String {
     line("login", config.auth.mode.as_str().to_owned());
     line("control", format!("{}, {} users", address(config.control.address), config.control.users.len()));
     line("http", address(config.http.address));
-    line("server", format!("{}@{}:{}/{}, {password}", upstream.user, upstream.host, upstream.port, upstream.dbname));
+    let hosts: Vec<String> = upstream.each().iter().map(|one| format!("{}:{}", one.host, one.port)).collect();
+    line("server", format!("{}@{}/{}, {password}", upstream.user, hosts.join(","), upstream.dbname));
     let history = &config.history;
     line("history", format!("capture {}, on failure {}", history.capture.as_str(), history.on_failure.as_str()));
     for branch in branches(&config.branches(&[])) {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::manager::Manager;
 use super::sockets::Sockets;
-use crate::config::{Config, Overrides, Problem};
+use crate::config::{Config, Overrides, Problem, Upstream};
 use crate::history::History;
 use crate::state::{Clients, Life, Shared};
 use crate::telemetry::{self, Metrics};
@@ -44,8 +44,7 @@ pub fn run(path: Option<PathBuf>, overrides: Overrides) -> anyhow::Result<()> {
 async fn serve(mut config: Config, path: Option<PathBuf>) -> anyhow::Result<()> {
     let manager = Manager::from_environment();
     let Sockets { clients, control, http, unix } = Sockets::open(&config)?;
-    config.upstream.road =
-        proxy::road::open(&config.upstream).await.context("cannot open the recorder's road to the server")?;
+    open_roads(&mut config.upstream).await.context("cannot open the recorder's road to the server")?;
 
     let slot: Arc<OnceLock<Weak<Shared>>> = Arc::default();
     let seen = slot.clone();
@@ -95,6 +94,21 @@ async fn serve(mut config: Config, path: Option<PathBuf>) -> anyhow::Result<()> 
     }
     shared.advance(Life::Ending);
     tracing::info!("ended");
+    Ok(())
+}
+
+/// The recorder reaches each host over TLS as sessions do.
+async fn open_roads(upstream: &mut Upstream) -> std::io::Result<()> {
+    let each = upstream.each();
+    let mut roads = Vec::with_capacity(each.len());
+    for one in &each {
+        roads.push(proxy::road::open(one).await?);
+    }
+    let mut roads = roads.into_iter();
+    upstream.road = roads.next().flatten();
+    for (host, road) in upstream.other_hosts.iter_mut().zip(roads) {
+        host.road = road;
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! line ([`Overrides`]) go over it. Every key is written down once, where it is read.
 
 mod branches;
+mod hosts;
 mod listen;
 mod overrides;
 mod read;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use hosts::{Host, SessionAttrs};
 pub use overrides::Overrides;
 pub use summary::ValueOrigin;
 pub use upstream::ssl_of_url;
@@ -136,6 +138,10 @@ pub struct Upstream {
     pub host: String,
     /// Default 5432.
     pub port: u16,
+    /// More hosts, tried after the first one. Default none.
+    pub other_hosts: Vec<Host>,
+    /// Which hosts clients' sessions may be on. Default any.
+    pub target_session_attrs: SessionAttrs,
     /// The repository's main database.
     pub dbname: String,
     /// The recorder's role.
@@ -366,6 +372,8 @@ impl Default for Upstream {
         Self {
             host: "127.0.0.1".into(),
             port: 5432,
+            other_hosts: Vec::new(),
+            target_session_attrs: SessionAttrs::Any,
             dbname: "postgres".into(),
             user: "postgres".into(),
             password: None,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use toml_edit::{Item, TableLike, Value};
 
+use super::hosts::read_ports;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 use super::{Problem, ValueOrigin};
 
@@ -195,6 +196,16 @@ impl<'a> Section<'a> {
     pub fn count(&mut self, key: &str, default: usize, range: RangeInclusive<u64>) -> usize {
         let value = self.number(key, u64::try_from(default).unwrap_or(u64::MAX), range);
         usize::try_from(value).unwrap_or(usize::MAX)
+    }
+
+    /// A port, or a text with one or more of them.
+    pub fn ports(&mut self, key: &str) -> Option<Placed<Vec<u16>>> {
+        let (item, span) = self.item(key)?;
+        if item.as_str().is_some() {
+            return self.parsed(key, read_ports);
+        }
+        let port = u16::try_from(self.number(key, 0_u64, 1..=u64::from(u16::MAX))).ok().filter(|port| *port > 0)?;
+        Some(Placed { value: vec![port], span })
     }
 
     /// true or false.

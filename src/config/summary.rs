@@ -68,8 +68,10 @@ impl Config {
         row("listen.tls.key", path(&clients.key));
         row("listen.tls.client_ca", path(&clients.client_ca));
         row("listen.tls.client_name", clients.user_from_certificate.to_string());
-        row("upstream.host", self.upstream.host.clone());
-        row("upstream.port", self.upstream.port.to_string());
+        let (hosts, ports) = self.upstream.written();
+        row("upstream.host", hosts);
+        row("upstream.port", ports);
+        row("upstream.target_session_attrs", self.upstream.target_session_attrs.as_str().to_owned());
         row("upstream.dbname", self.upstream.dbname.clone());
         row("upstream.user", self.upstream.user.clone());
         row("upstream.password", self.upstream.password.as_ref().map(|_| "***").unwrap_or_default().to_owned());

@@ -102,6 +102,9 @@ impl Upstream {
     /// Makes TLS to the server ready; called when the host and `sslmode` are known for good.
     pub fn prepare(&mut self) -> Result<(), String> {
         self.tls = ToServer::load(&self.ssl, &self.host)?;
+        for host in &mut self.other_hosts {
+            host.tls = ToServer::load(&self.ssl, &host.host)?;
+        }
         Ok(())
     }
 }
@@ -111,7 +114,8 @@ impl Config {
     /// tie its login to our certificate, is told by the server to tie it to the server's: SCRAM takes that for an attack,
     /// and is right.
     pub(crate) fn unsound_passthrough(&self) -> Option<String> {
-        let both = self.listen.tls.ready.is_some() && self.upstream.tls.is_some();
+        let both =
+            self.listen.tls.ready.is_some() && self.upstream.each().iter().any(|upstream| upstream.tls.is_some());
         (both && self.auth.mode == AuthMode::Passthrough).then(|| {
             format!(
                 "with TLS to clients (listen.tls.mode = \"{}\") and to the server (upstream.sslmode = \"{}\") passwords \

@@ -6,10 +6,11 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::hosts::{read_hosts, read_ports, split_url};
 use super::read::Environment;
 use super::section::{Placed, Reader, Section, nearest, pick};
 use super::tls::{read_server_files, ssl_mode};
-use super::{Secret, Upstream, ValueOrigin};
+use super::{Secret, SessionAttrs, Upstream, ValueOrigin};
 use crate::branch::check_database_name;
 use crate::tls::{Negotiation, ServerFiles};
 
@@ -20,13 +21,14 @@ const PASSWORD_FILE: &str = "PGGIT_UPSTREAM_PASSWORD_FILE";
 const CONNECT_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
 
 /// Parameters of a URL's query that mean something here.
-const PARAMETERS: [&str; 11] = [
+const PARAMETERS: [&str; 12] = [
     "host",
     "port",
     "user",
     "password",
     "dbname",
     "connect_timeout",
+    "target_session_attrs",
     "sslmode",
     "sslnegotiation",
     "sslrootcert",
@@ -37,12 +39,13 @@ const PARAMETERS: [&str; 11] = [
 /// What a URL says; what it leaves out stays as it is.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct UrlParts {
-    host: Option<String>,
-    port: Option<u16>,
+    hosts: Option<Vec<String>>,
+    ports: Option<Vec<u16>>,
     dbname: Option<String>,
     user: Option<String>,
     password: Option<String>,
     connect_timeout: Option<Duration>,
+    target_session_attrs: Option<SessionAttrs>,
     ssl: ServerFiles,
 }
 
@@ -57,10 +60,19 @@ pub(super) fn read_upstream(
     if let Some(url) = section.parsed("url", if section.has("dbname") { parse_url } else { parse_whole_url }) {
         upstream.take(url.value);
     }
-    if let Some(host) = section.parsed("host", |text| named(text, "`host`")) {
-        upstream.host = host.value;
+    let hosts = section.parsed("host", |text| read_hosts(text, "`host`"));
+    let ports = section.ports("port");
+    if hosts.is_some() || ports.is_some() {
+        let now = upstream.each();
+        let place = ports.as_ref().map(|ports| &ports.span).or(hosts.as_ref().map(|hosts| &hosts.span)).cloned();
+        let hosts = hosts.map_or_else(|| now.iter().map(|one| one.host.clone()).collect(), |hosts| hosts.value);
+        let ports = ports.map_or_else(|| ports_for(&now, hosts.len()), |ports| ports.value);
+        if let (Err(message), Some(place)) = (upstream.set_hosts(&hosts, &ports), place) {
+            section.problem(&place, message);
+        }
     }
-    upstream.port = section.number("port", upstream.port, 1..=u64::from(u16::MAX));
+    upstream.target_session_attrs =
+        section.word("target_session_attrs", upstream.target_session_attrs, &SessionAttrs::WORDS);
     if let Some(dbname) =
         section.parsed("dbname", |text| check_database_name(text).map(|()| text.to_owned()).map_err(str::to_owned))
     {
@@ -107,8 +119,12 @@ fn read_environment(upstream: &mut Upstream, reader: &Reader<'_>, environment: E
 impl Upstream {
     /// Takes what the URL says; the rest stays.
     fn take(&mut self, url: UrlParts) {
-        self.host = url.host.unwrap_or_else(|| std::mem::take(&mut self.host));
-        self.port = url.port.unwrap_or(self.port);
+        if url.hosts.is_some() || url.ports.is_some() {
+            let hosts = url.hosts.unwrap_or_else(|| vec![self.host.clone()]);
+            // As many ports as hosts, or one: the URL's reader has seen to it.
+            let _ = self.set_hosts(&hosts, &url.ports.unwrap_or_else(|| vec![self.port]));
+        }
+        self.target_session_attrs = url.target_session_attrs.unwrap_or(self.target_session_attrs);
         self.dbname = url.dbname.unwrap_or_else(|| std::mem::take(&mut self.dbname));
         self.user = url.user.unwrap_or_else(|| std::mem::take(&mut self.user));
         self.password = url.password.map(Secret).or_else(|| self.password.take());
@@ -157,15 +173,22 @@ fn parse_url(text: &str) -> Result<UrlParts, String> {
     if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
         return Err("the URL has to start with postgres:// or postgresql://".to_owned());
     }
-    let url = Url::parse(text).map_err(|error| format!("the URL cannot be read: {error}"))?;
+    let several = split_url(text);
+    let url = several.as_ref().map_or(text, |(one, _)| one.as_str());
+    let url = Url::parse(url).map_err(|error| format!("the URL cannot be read: {error}"))?;
     if url.fragment().is_some() {
         return Err("the URL has a `#`; in a password it is written %23".to_owned());
     }
     let mut parts = UrlParts::default();
-    if let Some(host) = url.host_str().filter(|host| !host.is_empty()) {
-        parts.host = Some(one_host(host.trim_start_matches('[').trim_end_matches(']'))?);
+    if let Some((_, hosts)) = several {
+        parts.take_hosts(hosts)?;
+    } else {
+        if let Some(host) = url.host_str().filter(|host| !host.is_empty()) {
+            parts.hosts =
+                Some(read_hosts(&decoded(host.trim_start_matches('[').trim_end_matches(']'))?, "the URL's host")?);
+        }
+        parts.ports = url.port().map(|port| vec![port]);
     }
-    parts.port = url.port();
     let path = url.path().strip_prefix('/').unwrap_or_default();
     parts.dbname = filled(path)?;
     parts.user = filled(url.username())?;
@@ -176,7 +199,17 @@ fn parse_url(text: &str) -> Result<UrlParts, String> {
     if let Some(name) = &parts.dbname {
         check_database_name(name)?;
     }
+    let (hosts, ports) = (parts.hosts.as_ref().map_or(1, Vec::len), parts.ports.as_ref().map_or(1, Vec::len));
+    if ports > 1 && ports != hosts {
+        return Err(format!("the URL names {ports} ports for {hosts} hosts; name as many, or one for all"));
+    }
     Ok(parts)
+}
+
+/// The ports that stay when only hosts are named: those of before where they still fit.
+fn ports_for(now: &[Upstream], hosts: usize) -> Vec<u16> {
+    let ports: Vec<u16> = now.iter().map(|one| one.port).collect();
+    if ports.len() == hosts { ports } else { ports.into_iter().take(1).collect() }
 }
 
 /// What a URL says of TLS, for a command that has a URL only; the rest of it is not looked at.
@@ -199,12 +232,24 @@ pub(super) fn parse_whole_url(text: &str) -> Result<UrlParts, String> {
 }
 
 impl UrlParts {
+    /// Of `a:1,b,[::1]:2`; a host without a port has the standard one.
+    fn take_hosts(&mut self, hosts: Vec<(String, Option<String>)>) -> Result<(), String> {
+        let (mut names, mut ports) = (Vec::new(), Vec::new());
+        for (host, port) in hosts {
+            names.extend(read_hosts(&decoded(host.trim_start_matches('[').trim_end_matches(']'))?, "the URL's host")?);
+            ports.extend(read_ports(port.as_deref().unwrap_or("5432")).map_err(|m| format!("the URL's port: {m}"))?);
+        }
+        (self.hosts, self.ports) = (Some(names), Some(ports));
+        Ok(())
+    }
+
     fn parameter(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
-            "host" => self.host = Some(one_host(value)?),
-            "port" => {
-                self.port =
-                    Some(value.parse().ok().filter(|port| *port > 0).ok_or("the URL's port is no port number")?);
+            "host" => self.hosts = Some(read_hosts(value, "the URL's host")?),
+            "port" => self.ports = Some(read_ports(value).map_err(|message| format!("the URL's port: {message}"))?),
+            "target_session_attrs" => {
+                let attrs = pick("target_session_attrs", value, &SessionAttrs::WORDS);
+                self.target_session_attrs = Some(attrs.map_err(|message| format!("the URL's {message}"))?);
             }
             "user" => self.user = Some(named(value, "the URL's user")?),
             "password" => self.password = Some(value.to_owned()),
@@ -233,14 +278,6 @@ impl UrlParts {
 
 fn of_the_url(message: String) -> String {
     format!("the URL's {message}")
-}
-
-fn one_host(text: &str) -> Result<String, String> {
-    let host = decoded(text)?;
-    if host.contains(',') {
-        return Err("the URL names several hosts; this version takes one".to_owned());
-    }
-    named(&host, "the URL's host")
 }
 
 fn filled(text: &str) -> Result<Option<String>, String> {

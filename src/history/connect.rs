@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSslMode};
 
-use crate::config::{Capture, Upstream};
+use super::hosts::Hosts;
+use crate::config::{Capture, SessionAttrs, Upstream};
 
 /// How the schema comes into a database.
 pub(super) const MIGRATE: &str = "pggit-proxy migrate up --database-url …";
@@ -69,8 +70,12 @@ impl RecorderError {
 
 /// The server, as the recorder reaches it.
 pub(super) struct Server {
-    options: PgConnectOptions,
+    /// One for each host.
+    options: Vec<PgConnectOptions>,
     place: String,
+    hosts: Hosts,
+    /// `upstream.target_session_attrs`, for clients' sessions.
+    wanted: SessionAttrs,
     /// The repository's main database.
     pub main: String,
     /// How long one connection may take.
@@ -81,50 +86,93 @@ pub(super) struct Server {
 
 impl Server {
     pub fn new(upstream: &Upstream, capture: Capture) -> Self {
-        let mut options = PgConnectOptions::new_without_pgpass()
-            .host(&upstream.host)
-            .port(upstream.port)
-            .username(&upstream.user)
-            .database(&upstream.dbname)
-            .ssl_mode(PgSslMode::Disable)
-            .application_name(APPLICATION_NAME)
-            // Whatever the role or the database are set to, the recorder writes, and does not wait for ever.
-            .options([
-                ("search_path", "pg_catalog"),
-                ("default_transaction_read_only", "off"),
-                ("default_transaction_isolation", "read committed"),
-                // Half of the default deadlock_timeout: who drops or locks tables of ours meets no deadlock with the
-                // recorder, which lets go first and comes again.
-                ("lock_timeout", "500ms"),
-                ("statement_timeout", "10s"),
-                ("idle_in_transaction_session_timeout", "60s"),
-            ])
-            .disable_statement_logging();
-        if let Some(password) = &upstream.password {
-            options = options.password(&password.0);
+        let each = upstream.each();
+        let options = each.iter().map(|one| {
+            reach(one)
+                // Whatever the role or the database are set to, the recorder writes, and does not wait for ever.
+                .options([
+                    ("search_path", "pg_catalog"),
+                    ("default_transaction_read_only", "off"),
+                    ("default_transaction_isolation", "read committed"),
+                    // Half of the default deadlock_timeout: who drops or locks tables of ours meets no deadlock with the
+                    // recorder, which lets go first and comes again.
+                    ("lock_timeout", "500ms"),
+                    ("statement_timeout", "10s"),
+                    ("idle_in_transaction_session_timeout", "60s"),
+                ])
+        });
+        let places: Vec<String> = each.iter().map(|one| format!("{}:{}", one.host, one.port)).collect();
+        Self {
+            options: options.collect(),
+            place: places.join(", "),
+            hosts: Hosts::new(each.iter().map(reach).collect(), places, upstream.connect_timeout),
+            wanted: upstream.target_session_attrs,
+            main: upstream.dbname.clone(),
+            timeout: upstream.connect_timeout,
+            capture,
         }
-        if let Some(road) = &upstream.road {
-            options = options.socket(road);
-        }
-        let place = format!("{}:{}", upstream.host, upstream.port);
-        Self { options, place, main: upstream.dbname.clone(), timeout: upstream.connect_timeout, capture }
     }
 
-    /// How to connect to the main database, for a pool.
-    pub fn options(&self) -> PgConnectOptions {
-        self.options.clone()
+    /// How to connect to the main database, for a pool: to the host that the recorder would be on now.
+    pub async fn options(&self) -> PgConnectOptions {
+        let host = self.order().await.first().copied().unwrap_or_default();
+        self.options[host].clone()
     }
 
     pub async fn connect(&self, database: &str) -> Result<PgConnection, RecorderError> {
         let unreachable =
             |reason| RecorderError::Unreachable { database: database.to_owned(), place: self.place.clone(), reason };
-        let options = self.options.clone().database(database);
-        match tokio::time::timeout(self.timeout, options.connect()).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(unreachable(in_words(&error))),
-            Err(_) => Err(unreachable(format!("no answer within {:?}", self.timeout))),
+        let mut reason = String::new();
+        for host in self.order().await {
+            let options = self.options[host].clone().database(database);
+            match tokio::time::timeout(self.timeout, options.connect()).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => reason = in_words(&error),
+                Err(_) => reason = format!("no answer within {:?}", self.timeout),
+            }
+            self.hosts.forget(host);
         }
+        Err(unreachable(reason))
     }
+
+    /// Which hosts clients' sessions may be on, by their place in the list; or why none will do.
+    pub async fn for_sessions(&self) -> Result<Vec<usize>, String> {
+        self.hosts.choose(self.wanted).await
+    }
+
+    /// A connection to this host failed.
+    pub fn host_failed(&self, host: usize) {
+        self.hosts.forget(host);
+    }
+
+    /// The hosts that the recorder tries: it writes, wherever sessions are. Where no host takes writes, whichever
+    /// answers says so.
+    async fn order(&self) -> Vec<usize> {
+        let all = || (0..self.options.len()).collect();
+        if self.options.len() == 1 {
+            return all();
+        }
+        self.hosts.choose(SessionAttrs::Primary).await.unwrap_or_else(|_| all())
+    }
+}
+
+/// One host, as the recorder's role reaches it.
+fn reach(upstream: &Upstream) -> PgConnectOptions {
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .host(&upstream.host)
+        .port(upstream.port)
+        .username(&upstream.user)
+        .database(&upstream.dbname)
+        .ssl_mode(PgSslMode::Disable)
+        .application_name(APPLICATION_NAME)
+        .disable_statement_logging();
+    if let Some(password) = &upstream.password {
+        options = options.password(&password.0);
+    }
+    if let Some(road) = &upstream.road {
+        options = options.socket(road);
+    }
+    options
 }
 
 /// Runs one statement of the recorder with a bound that also holds when the server is gone without a word.

@@ -16,6 +16,7 @@
 
 mod connect;
 mod health;
+mod hosts;
 mod intents;
 pub mod migrate;
 mod name;
@@ -165,6 +166,22 @@ impl History {
         let history = Self { running: Some(Arc::new(Running { inner, tasks })) };
         history.watch_branches(&config.branches(&[]));
         history
+    }
+
+    /// Which of the server's hosts clients' sessions may be on now, by their place in the configuration's list, the best
+    /// first; or why none will do.
+    pub async fn hosts_for_sessions(&self) -> Result<Vec<usize>, String> {
+        match self.inner() {
+            Some(inner) => inner.server.for_sessions().await,
+            None => Ok(vec![0]),
+        }
+    }
+
+    /// A connection to this host failed: what is known of it is asked again.
+    pub fn host_failed(&self, host: usize) {
+        if let Some(inner) = self.inner() {
+            inner.server.host_failed(host);
+        }
     }
 
     /// Tells the recorder which branches there are, after a reload. Declared ones are written to `pggit.branches`.

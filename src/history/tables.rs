@@ -138,7 +138,7 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<Infallible, Reco
         .acquire_timeout(server.timeout)
         .idle_timeout(None)
         .max_lifetime(None)
-        .connect_lazy_with(server.options());
+        .connect_lazy_with(server.options().await);
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
     listener.ignore_pool_close_event(true);

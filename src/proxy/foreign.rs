@@ -5,7 +5,7 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stream::Stream;
-use super::upstream::Address;
+use super::upstream::{self, NoServer};
 use crate::state::Shared;
 
 /// Longest answer that is passed on, in bytes; it is one error.
@@ -13,10 +13,11 @@ const MAX_ANSWER: usize = 4096;
 
 /// Asks the server by a start-up packet without content, and passes its words on. Not cancel safe.
 pub(super) async fn answer(shared: &Shared, client: &mut Stream, version: u32) -> io::Result<()> {
-    let config = shared.config.load();
-    let address = Address::of(&config.upstream, config.limits.tcp);
-    drop(config);
-    let mut server = address.connect().await?;
+    let (address, mut server) = match upstream::reach(shared).await {
+        Ok(reached) => reached,
+        Err(NoServer::Io(error)) => return Err(error),
+        Err(NoServer::NoneWillDo(why)) => return Err(io::Error::other(why)),
+    };
     let packet = [8u32.to_be_bytes(), version.to_be_bytes()].concat();
     let mut answer = Vec::with_capacity(256);
     let asked = async {

@@ -12,7 +12,7 @@ use super::login::{self, Stop};
 use super::stream::Stream;
 use super::tls::{self, HANDSHAKE};
 use super::transport::Transport;
-use super::upstream::Address;
+use super::upstream::{self, Address, NoServer};
 use super::{Relay, foreign, refuse};
 use crate::branch::{Carriers, GUARDED, Route, take_branch_option};
 use crate::change::SessionFacts;
@@ -312,16 +312,23 @@ async fn start(
     let _ = place.facts.set(facts.clone());
     wait_for_resume(shared, deadline).await?;
 
-    let config = shared.config.load();
-    let address = Address::of(&config.upstream, config.limits.tcp);
-    drop(config);
     let began = Instant::now();
-    let connected = address.connect().await;
+    let connected = upstream::reach(shared).await;
     let branch = facts.branch.as_deref();
     shared.metrics.server_connected(branch, connected.is_ok().then(|| began.elapsed()));
-    let server = connected.map_err(|error| {
-        tracing::warn!(%error, session = %facts.id, "cannot connect to the server");
-        Farewell::unreachable(error.kind())
+    let (address, server) = connected.map_err(|error| match error {
+        NoServer::Io(error) => {
+            tracing::warn!(%error, session = %facts.id, "cannot connect to the server");
+            Farewell::unreachable(error.kind())
+        }
+        NoServer::NoneWillDo(why) => {
+            tracing::warn!(why, session = %facts.id, "no host of the server will do");
+            let wanted = shared.config.load().upstream.target_session_attrs.as_str();
+            Farewell {
+                detail: Some(format!("None of its hosts is what target_session_attrs = \"{wanted}\" asks for.")),
+                ..Farewell::unreachable(io::ErrorKind::NotFound)
+            }
+        }
     })?;
     let _ = place.server.set(address.to_string().into());
     Ok((

@@ -10,6 +10,7 @@ use super::stream::Stream;
 use super::tls;
 use super::transport::Transport;
 use crate::config::{TcpLimits, Upstream};
+use crate::state::Shared;
 use crate::tls::ToServer;
 
 /// Where the server listens; kept for cancel requests, which go the same way, with TLS where the session has it.
@@ -68,6 +69,40 @@ impl Address {
         stream.tune(&self.tcp)?;
         Ok(stream)
     }
+}
+
+/// Why there is no connection to the server.
+pub(super) enum NoServer {
+    /// The last host that was tried did not answer.
+    Io(io::Error),
+    /// None of the hosts is what `target_session_attrs` asks for.
+    NoneWillDo(String),
+}
+
+/// Connects to the first host that will do and answers.
+pub(super) async fn reach(shared: &Shared) -> Result<(Address, Stream), NoServer> {
+    let hosts = shared.history.hosts_for_sessions().await.map_err(NoServer::NoneWillDo)?;
+    let config = shared.config.load_full();
+    let mut failure = io::ErrorKind::NotFound.into();
+    if let [0] = hosts[..]
+        && config.upstream.other_hosts.is_empty()
+    {
+        let address = Address::of(&config.upstream, config.limits.tcp);
+        return address.connect().await.map(|server| (address, server)).map_err(NoServer::Io);
+    }
+    let each = config.upstream.each();
+    for (host, upstream) in hosts.into_iter().filter_map(|host| Some((host, each.get(host)?))) {
+        let address = Address::of(upstream, config.limits.tcp);
+        match address.connect().await {
+            Ok(server) => return Ok((address, server)),
+            Err(error) => {
+                tracing::info!(%error, %address, "a host of the server does not answer");
+                shared.history.host_failed(host);
+                failure = error;
+            }
+        }
+    }
+    Err(NoServer::Io(failure))
 }
 
 /// As `SHOW SERVERS` names it.
