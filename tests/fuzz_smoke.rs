@@ -4,6 +4,9 @@
 #[path = "../fuzz/src/checks.rs"]
 mod checks;
 
+use std::fs;
+use std::path::Path;
+
 use pggit_proxy::wire::frame;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -92,6 +95,28 @@ proptest! {
     }
 
     #[test]
+    fn any_first_bytes_pass_the_handshake(data in prop::collection::vec(any::<u8>(), 0..200), rest in 0u16..60, family in 0u8..4) {
+        checks::handshake(&data);
+        // Behind a load balancer's header.
+        let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21"[..], &[family << 4 | 1], &rest.to_be_bytes(), &data].concat();
+        checks::handshake(&header);
+    }
+
+    #[test]
+    fn any_text_is_read_or_left_alone(data in prop::collection::vec(any::<u8>(), 0..200),
+                                      words in prop::collection::vec(select(TEXTS.to_vec()), 0..4)) {
+        checks::text(&data);
+        checks::text(words.join(";").as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_pass_the_control_port(data in prop::collection::vec(any::<u8>(), 0..200),
+                                       messages in prop::collection::vec(message(), 0..5)) {
+        checks::control(&data);
+        checks::control(&messages.into_iter().flat_map(|(_, message)| message).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn any_bytes_pass_a_session(data in prop::collection::vec(any::<u8>(), 0..600)) {
         checks::session(&data);
     }
@@ -104,6 +129,32 @@ proptest! {
     fn any_messages_pass_a_session_in_any_pieces(messages in prop::collection::vec(message(), 0..40)) {
         for cut in [usize::MAX, 7, 1] {
             checks::conversation(&messages, cut);
+        }
+    }
+}
+
+/// Inputs that cargo-fuzz found worth keeping, `make fuzz` grows them; and those that once broke something.
+#[test]
+fn what_fuzzing_kept_still_holds() {
+    let targets: [(&str, fn(&[u8])); 6] = [
+        ("scanner", checks::scanner),
+        ("startup", checks::startup),
+        ("session", checks::session),
+        ("handshake", checks::handshake),
+        ("text", checks::text),
+        ("control", checks::control),
+    ];
+    for (target, check) in targets {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+        let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        assert!(files.len() >= 5, "{} is there", folder.display());
+        for file in files {
+            let input = fs::read(&file).unwrap();
+            if let Err(panic) = std::panic::catch_unwind(|| check(&input)) {
+                eprintln!("the input was {}", file.display());
+                std::panic::resume_unwind(panic);
+            }
         }
     }
 }

@@ -1,17 +1,28 @@
 //! What must hold for any bytes. The fuzz targets and `tests/fuzz_smoke.rs` run the same functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+#[path = "../../tests/support/engine.rs"]
+mod engine;
 
-use pggit_proxy::branch::take_branch_option;
-use pggit_proxy::change::{Capture, Intended, Key, Means, Recording, SessionFacts, VerdictKind};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use engine::{READY, feed};
+use futures::FutureExt;
+use pggit_proxy::branch::{Branch, Branches, Carriers, Origin, Route, take_branch_option};
+use pggit_proxy::change::{Intended, VerdictKind};
+use pggit_proxy::control::command::parse;
+use pggit_proxy::control::frame::{MAX_MESSAGE, Opening, read_message, read_opening};
 use pggit_proxy::policy::Policy;
 use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
-use pggit_proxy::sql::Classifier;
+use pggit_proxy::sql::{Classifier, Encoding, called_functions, split};
 use pggit_proxy::wire::frame::{BadLength, Head};
 use pggit_proxy::wire::pipe::Pipe;
-use pggit_proxy::wire::startup::{self, First};
+use pggit_proxy::wire::proxy_header::{self, Source};
+use pggit_proxy::wire::startup::{self, First, Startup};
+use pgwire::messages::{DecodeContext, PgWireFrontendMessage};
 
 /// Takes bytes off the front of the input: the fuzzer's choices.
 struct Choices<'a>(&'a [u8]);
@@ -109,6 +120,7 @@ pub fn startup(data: &[u8]) {
                 if let Some(options) = read.parameter("options").map(<[u8]>::to_vec) {
                     self::options(&options);
                 }
+                route(&read);
                 read.take("pggit.branch");
                 assert_eq!(read.parameter("pggit.branch"), None);
                 read.set("pggit.branch", &b"main"[..]);
@@ -131,6 +143,136 @@ fn options(data: &[u8]) {
     if found.guarded.is_none() {
         let again = take_branch_option(&found.rest);
         assert_eq!(again.branch, None, "{} -> {}", data.escape_ascii(), found.rest.escape_ascii());
+    }
+}
+
+/// A connection's first bytes, as the handshake takes them: perhaps a load balancer's header, requests for encryption, then a
+/// start-up packet or a cancel request. Lengths are believed only within their bounds.
+pub fn handshake(data: &[u8]) {
+    let mut stream = data;
+    if let Some((fixed, after)) = stream.split_first_chunk::<{ proxy_header::FIXED }>()
+        && let Ok(length) = proxy_header::rest(*fixed)
+    {
+        assert!(length <= proxy_header::MAX_REST);
+        let Some((rest, after)) = after.split_at_checked(length) else { return };
+        if let Ok(Source::Address(address)) = proxy_header::read(*fixed, rest) {
+            let said = if address.is_ipv4() { 12 } else { 36 };
+            assert!(rest.len() >= said, "an address that stands in the header");
+        }
+        stream = after;
+    }
+    while let Some((word, after)) = stream.split_first_chunk::<4>() {
+        let Ok(length) = startup::length(*word) else { return };
+        let Some((packet, after)) = after.split_at_checked(length - 4) else { return };
+        stream = after;
+        match startup::read(packet) {
+            Ok(First::Ssl | First::Gssenc) => {}
+            Ok(First::Startup(read)) => return route(&read),
+            Ok(First::Cancel { secret, .. }) => return assert!((1..=256).contains(&secret.len())),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Where such a client goes: to a branch that is there, to the database that it named, or nowhere for a reason.
+fn route(startup: &Startup) {
+    let text = |name| startup.parameter(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let carriers = Carriers {
+        database: text("database").unwrap_or_default(),
+        parameter: text("pggit.branch"),
+        options: startup.parameter("options").and_then(|options| take_branch_option(options).branch),
+    };
+    let branch = |name: &str, database: &str| {
+        let (name, database) = (name.to_owned(), database.to_owned());
+        Arc::new(Branch { name, database, protected: false, parent: None, origin: Origin::Table })
+    };
+    let all = [("main", "app"), ("feature/x", "app__x"), ("a@b", "app__ab"), ("odd%2Fname", "app__odd")];
+    let branches = Branches {
+        repository: "app".into(),
+        default: "main".into(),
+        all: all.into_iter().map(|(name, database)| branch(name, database)).collect(),
+    };
+    let named = [carriers.parameter.as_ref(), carriers.options.as_ref()];
+    match branches.resolve(&carriers) {
+        Ok(Route::Branch(found)) => {
+            assert!(branches.all.contains(&found));
+            assert!(named.into_iter().flatten().all(|name| *name == found.name), "no carrier is passed over");
+        }
+        Ok(Route::Unmanaged(database)) => {
+            assert_eq!(database, carriers.database);
+            assert_eq!(named, [None, None], "a branch that was named is never passed over");
+        }
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            assert!(["3D000", "22023"].contains(&error.sqlstate()), "{error}: {}", error.sqlstate());
+            error.hint();
+        }
+    }
+}
+
+/// Any text: the parser and the lexical rules give ranges that lie in it, in order, whichever way bytes from 0x80 up are
+/// to be read; and what the cache says is what the parser said.
+pub fn text(data: &[u8]) {
+    for encoding in [Encoding::AsciiSafe, Encoding::LeadByte] {
+        let mut classifier = Classifier::new(1 << 16);
+        let statements = classifier.parse(data, encoding);
+        let ranges: Vec<_> = statements.iter().map(|statement| statement.range.clone()).collect();
+        in_order(data, &ranges);
+        assert_eq!(classifier.parse(data, encoding), statements);
+        classifier.classify(data, encoding);
+    }
+    in_order(data, &split(data));
+    for name in called_functions(data) {
+        assert!(!name.is_empty());
+    }
+}
+
+fn in_order(text: &[u8], ranges: &[Range<usize>]) {
+    let mut last = 0;
+    for range in ranges {
+        assert!(last <= range.start && range.start <= range.end && range.end <= text.len(), "{ranges:?}");
+        last = range.end;
+    }
+}
+
+/// What a client may say to the control port: each message is refused, or pgwire's decoder can read it and what is in
+/// it is a command or a clear error.
+pub fn control(data: &[u8]) {
+    // Any chain of requests, then any chain of messages; in memory nothing ever waits.
+    let mut stream = data;
+    let opened = loop {
+        match read_opening(&mut stream).now_or_never().expect("memory does not wait") {
+            Ok(Some(Opening::Encryption)) => {}
+            Ok(Some(Opening::Startup(mut packet))) => break decoded(&mut packet, true).is_some(),
+            Ok(Some(Opening::Cancel) | None) | Err(_) => break false,
+        }
+    };
+    // What is no start-up packet may be the rest of a conversation, or a command as it stands.
+    let (mut stream, mut inbox) = (if opened { stream } else { data }, BytesMut::new());
+    while let Ok(Some(mut message)) =
+        read_message(&mut stream, &mut inbox, MAX_MESSAGE).now_or_never().expect("memory does not wait")
+    {
+        match decoded(&mut message, false) {
+            Some(PgWireFrontendMessage::Query(query)) => command(&query.query),
+            Some(PgWireFrontendMessage::Parse(parse)) => command(&parse.query),
+            _ => {}
+        }
+    }
+    command(&String::from_utf8_lossy(data));
+}
+
+fn decoded(message: &mut BytesMut, startup: bool) -> Option<PgWireFrontendMessage> {
+    let mut context = DecodeContext::default();
+    context.awaiting_frontend_ssl = false;
+    context.awaiting_frontend_startup = startup;
+    // Before the protocol version is known pgwire may say that it wants more; it must not panic.
+    PgWireFrontendMessage::decode(message, &context).ok().flatten()
+}
+
+fn command(text: &str) {
+    match parse(text) {
+        Ok(commands) => assert!(commands.len() <= 100),
+        Err(error) => assert!(error.sqlstate.len() == 5 && !error.message.is_empty()),
     }
 }
 
@@ -193,16 +335,8 @@ struct Way {
 
 impl Between {
     fn new() -> Self {
-        let facts = SessionFacts {
-            id: uuid::Uuid::nil(),
-            user: "ann".into(),
-            database: "app".into(),
-            branch: Some("main".into()),
-            client_addr: None,
-            client_port: 0,
-        };
         Self {
-            session: Session::new(Arc::new(facts), "fuzz".into(), [7; 32], false, Instant::now()),
+            session: engine::session(),
             classifier: Classifier::new(1 << 16),
             policy: Policy::default(),
             up: Way::default(),
@@ -283,21 +417,5 @@ impl Way {
 const COMPANION: &[u8] = b"CALL pggit.companion(";
 
 fn env(policy: &Policy) -> Env<'_> {
-    Env {
-        policy,
-        recording: &|| Recording::Ready(Means { capture: Capture::Trigger, key: Key([7; 64]) }),
-        broken_because: &String::new,
-        now: Instant::now(),
-        wall: SystemTime::now,
-        new_id: uuid::Uuid::nil,
-        limits: LIMITS,
-    }
-}
-
-fn feed(pipe: &mut Pipe, bytes: &[u8]) {
-    while pipe.room().len() < bytes.len() {
-        pipe.grow();
-    }
-    pipe.room()[..bytes.len()].copy_from_slice(bytes);
-    pipe.filled(bytes.len());
+    engine::env(policy, &|| READY, LIMITS)
 }

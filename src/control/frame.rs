@@ -14,11 +14,11 @@ const MAX_STARTUP: usize = 10_000;
 pub(super) const MAX_LOGIN_MESSAGE: usize = 4096;
 
 /// A message after login: commands are short, psql's longest catalog query is under 8 KiB.
-pub(super) const MAX_MESSAGE: usize = 64 << 10;
+pub const MAX_MESSAGE: usize = 64 << 10;
 
 /// How a client's bytes disappoint.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FrameError {
+pub enum FrameError {
     /// Not a message; the text is for the client.
     #[error("{0}")]
     Malformed(&'static str),
@@ -29,7 +29,7 @@ pub(super) enum FrameError {
 
 /// What opened the connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Opening {
+pub enum Opening {
     /// The start-up packet with its length.
     Startup(BytesMut),
     /// SSLRequest or GSSENCRequest: answer `N` and read again.
@@ -39,7 +39,7 @@ pub(super) enum Opening {
 }
 
 /// Reads the first packet; `None` when the client went away. Not cancel safe.
-pub(super) async fn read_opening(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Opening>, FrameError> {
+pub async fn read_opening(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Opening>, FrameError> {
     let mut head = [0; 8];
     match stream.read_exact(&mut head).await {
         Ok(_) => {}
@@ -72,7 +72,7 @@ pub(super) async fn read_opening(stream: &mut (impl AsyncRead + Unpin)) -> Resul
 
 /// Reads one message into `inbox` and takes it out, tag and length included; `None` when the client went away.
 /// Cancel safe: what was read stays in `inbox`.
-pub(super) async fn read_message(
+pub async fn read_message(
     stream: &mut (impl AsyncRead + Unpin),
     inbox: &mut BytesMut,
     limit: usize,

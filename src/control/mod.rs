@@ -8,7 +8,7 @@
 mod auth;
 pub mod command;
 mod filter;
-mod frame;
+pub mod frame;
 mod pause;
 mod seats;
 mod server;
