@@ -116,9 +116,10 @@ $$;
 
 -- The settings besides search_path are for speed: every lookup here is for one object, by index; a plan made once serves. For
 -- speed too, what most commands need is one query here, one in the printer and the INSERT, with few assignments between them:
--- each of those costs a part of what CREATE TABLE itself costs.
+-- each of those costs a part of what CREATE TABLE itself costs. Those in the second line are how constants in definitions are printed.
 CREATE FUNCTION pggit.record_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     o record;
@@ -534,7 +535,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 $$;
 
 CREATE FUNCTION pggit.record_baseline() RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off AS $$
 DECLARE
     found_rows bigint;
     classes oid[];

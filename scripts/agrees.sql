@@ -7,8 +7,10 @@
 BEGIN;
 -- So that PostgreSQL qualifies the names that it prints, as the history does.
 SET LOCAL search_path = pg_catalog, pg_temp;
--- It prints dates in the session's style: pg_regress sets this one.
-SET LOCAL DateStyle = 'Postgres, MDY';
+-- And prints constants as it does, whatever the suite's clients prefer.
+SET LOCAL DateStyle = 'ISO';
+SET LOCAL TimeZone = 'UTC';
+SET LOCAL IntervalStyle = 'postgres';
 
 -- What is there: everything that has a statement to make it. No system schema, nothing temporary, nothing of ours, no member
 -- of an extension, nothing that comes and goes with another object.

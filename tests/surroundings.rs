@@ -181,3 +181,45 @@ fn timeouts_and_cancel_leave_both_or_neither() {
         assert_eq!(columns, "CREATE ALTER");
     });
 }
+
+#[test]
+fn a_definition_reads_the_same_whatever_the_client_prefers_to_read() {
+    let statements = |schema: &str| {
+        format!(
+            "create table {schema}.t (d date check (d > '2020-02-01'), i interval default '1 day 2 hours', b bytea default '\\x00ff', \
+               at timestamptz default '2020-03-04 05:06:07+00', f float8 default 0.1) partition by range (at); \
+             create table {schema}.p partition of {schema}.t for values from ('2020-01-01 00:00+00') to ('2021-01-01 00:00+00'); \
+             create view {schema}.v as select d from {schema}.t where at > '2020-06-01 00:00+00'; \
+             create rule r as on update to {schema}.t where new.d > '2021-03-04' do also nothing"
+        )
+    };
+    each(|it| {
+        let mut client = it.client();
+        client.rows("create schema plain; create schema other");
+        client.rows(&statements("plain"));
+        client.rows(
+            "set DateStyle = 'German, DMY'; set TimeZone = 'Asia/Tokyo'; set IntervalStyle = 'sql_standard'; \
+             set extra_float_digits = -5; set bytea_output = 'escape'; set quote_all_identifiers = on",
+        );
+        client.rows(&statements("other"));
+        let definitions = |schema: &str| {
+            it.server.psql(
+                &it.database,
+                &format!(
+                    "select replace(new_definition, '{schema}.', '') from pggit.history where schema_name = '{schema}' \
+                     and object_type in ('table', 'view', 'rule') and change_type = 'CREATE' order by object_type, object_name"
+                ),
+            )
+        };
+        let plain = definitions("plain");
+        assert!(plain.contains("2020-02-01") && plain.contains("05:06:07+00"), "{plain}");
+        assert_eq!(definitions("other"), plain);
+        // The client still reads what it prefers, and is told nothing of our reading.
+        let told = client.ask(&query("create table other.u (a int); show DateStyle"));
+        assert!(told.iter().all(|message| message.tag != b'S'), "{told:?}");
+        assert_eq!(
+            client.value("select date '2020-02-01' || ' ' || current_setting('TimeZone')"),
+            "01.02.2020 Asia/Tokyo"
+        );
+    });
+}
