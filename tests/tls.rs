@@ -276,6 +276,43 @@ fn a_pipelining_client_over_tls_does_not_stall() {
     assert!(unread.is_empty());
 }
 
+/// What TLS has taken and the socket has not yet is sent when the client reads again, although nothing follows it.
+#[test]
+fn the_end_of_an_answer_arrives_when_the_client_reads_late() {
+    let (certs, proxy) = started("require", "");
+    let server = PgServer::shared(versions()[0]);
+    let mut wire = Wire::open_tls(proxy.clients, &certs.rustls(None, true)).unwrap();
+    wire.log_in(V3_0, ANN);
+    let mut watcher = Wire::connect(server.address, ANN);
+    let pid = wire.key().0;
+    let done = format!("select state = 'idle' from pg_stat_activity where pid = {pid}");
+    // Somewhere on the way all sockets are full, and the last record is nowhere but in TLS.
+    for kib in (32..6000).step_by(32) {
+        wire.send(&query(&format!("select repeat('z', {kib} * 1024)")));
+        eventually(Duration::from_millis(50), || watcher.value(&done) == "t");
+        let answer = wire.read_until_ready();
+        assert_eq!(answer.iter().find(|m| m.tag == b'D').unwrap().body.len(), kib * 1024 + 6);
+    }
+}
+
+/// A record that fills a whole buffer, and one behind it that came with it: it is heard, although the socket is empty.
+#[test]
+fn records_that_come_together_are_all_heard() {
+    let (certs, proxy) = started("require", "");
+    let mut wire = Wire::open_tls(proxy.clients, &certs.rustls(None, true)).unwrap();
+    wire.log_in(V3_0, ANN);
+    for length in [16_384 - 40, 16_384 - 1, 16_384] {
+        let long = query(&format!("select 1{}", " ".repeat(length - 14)));
+        assert_eq!(long.len(), length);
+        wire.tls().writer().write_all(&long).unwrap();
+        wire.tls().writer().write_all(&query("select 2")).unwrap();
+        wire.flush_tls();
+        for _ in 0..2 {
+            assert_eq!(wire.read_until_ready().last().map(|m| m.tag), Some(b'Z'));
+        }
+    }
+}
+
 #[test]
 fn copy_of_much_data_goes_both_ways() {
     let (certs, proxy) = started("require", "");
