@@ -97,22 +97,9 @@ pub(super) async fn run(
             return Ok(None);
         }
         Some(Ok(First::Startup(startup))) => {
-            let started = match is_welcome(&client, &tls, &startup) {
-                Ok(()) => Box::pin(start(relay, place, startup, peer, deadline)).await,
-                Err(farewell) => Err(farewell),
-            };
-            match started {
+            match Box::pin(log_in(relay, place, &mut client, &tls, startup, peer, deadline)).await? {
+                Ok((place, start)) => return Ok(Some(Box::new(start.link(client, place)))),
                 Err(farewell) => farewell,
-                Ok((place, mut start)) => {
-                    let binding = tls.ready.as_ref().and_then(|ready| ready.binding.as_deref());
-                    let login = Box::pin(login::run(relay, &mut client, binding, &mut start));
-                    match tokio::time::timeout_at(deadline.into(), login).await {
-                        Ok(Ok(())) => return Ok(Some(Box::new(start.link(client, place)))),
-                        Ok(Err(Stop::Gone(error))) => return Err(error),
-                        Ok(Err(Stop::Farewell(farewell))) => farewell,
-                        Err(_) => Farewell::client("57014", "canceling authentication due to timeout".into()),
-                    }
-                }
             }
         }
         Some(Ok(First::Ssl | First::Gssenc)) => return Ok(None),
@@ -147,6 +134,33 @@ pub(super) async fn run(
     Ok(None)
 }
 
+/// From the start-up packet to a connected server, where the client is let in.
+async fn log_in(
+    relay: &Relay,
+    place: Option<Arc<Client>>,
+    client: &mut Stream,
+    tls: &ListenTls,
+    startup: Startup,
+    peer: Option<SocketAddr>,
+    deadline: Instant,
+) -> io::Result<Result<(Arc<Client>, Start), Farewell>> {
+    if let Err(farewell) = is_welcome(client, tls, &startup) {
+        return Ok(Err(farewell));
+    }
+    let (place, mut start) = match start(relay, place, startup, peer, deadline).await {
+        Ok(started) => started,
+        Err(farewell) => return Ok(Err(farewell)),
+    };
+    let binding = tls.ready.as_ref().and_then(|ready| ready.binding.as_deref());
+    let login = login::run(relay, client, binding, &mut start);
+    match tokio::time::timeout_at(deadline.into(), login).await {
+        Ok(Ok(())) => Ok(Ok((place, start))),
+        Ok(Err(Stop::Gone(error))) => Err(error),
+        Ok(Err(Stop::Farewell(farewell))) => Ok(Err(farewell)),
+        Err(_) => Ok(Err(Farewell::client("57014", "canceling authentication due to timeout".into()))),
+    }
+}
+
 /// The connection, encrypted where the client asked for it and may have it, and the first packet that is no request for
 /// encryption. Other requests are answered `N`, each once; asked for again they are protocol versions that nobody speaks,
 /// as for the server.
@@ -164,7 +178,7 @@ async fn read_first(client: Transport, tls: &ListenTls) -> io::Result<(Stream, O
         client = match (client, ready) {
             (Stream::Plain(plain), Some(ready)) if word[0] == HANDSHAKE && !asked_tls && !asked_gss => {
                 (asked_tls, asked_gss) = (true, true);
-                client = tls::accept(plain, ready, &word).await?;
+                client = Box::pin(tls::accept(plain, ready, &word)).await?;
                 continue;
             }
             (client, _) => client,
@@ -191,7 +205,7 @@ async fn read_first(client: Transport, tls: &ListenTls) -> io::Result<(Stream, O
                 }
                 asked_gss = true;
                 plain.write_all(b"S").await?;
-                tls::accept(plain, ready, &[]).await?
+                Box::pin(tls::accept(plain, ready, &[])).await?
             }
             (mut client, _) => {
                 client.write_all(b"N").await?;
