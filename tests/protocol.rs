@@ -175,17 +175,37 @@ fn function_calls_answer_as_the_servers() {
     }
 }
 
+/// Severity, code, message and detail of what ends a conversation, and what came before it.
+fn refused(address: SocketAddr, bytes: &[u8]) -> (Vec<u8>, [Option<String>; 4]) {
+    let mut client = Wire::open(address);
+    client.send(bytes);
+    let answer = client.read_bytes(1).unwrap();
+    let word = client.read_to_end().pop().expect("a last word");
+    (answer, [b'S', b'C', b'M', b'D'].map(|field| word.field(field)))
+}
+
 #[test]
-fn a_login_may_come_in_one_write_with_the_refused_requests() {
-    // The server takes what lies behind a refused request for an attack; the proxy answers it. Neither goes on in
-    // clear text where encryption was promised.
-    let server = PgServer::shared(*versions().last().unwrap());
-    let (database, proxy) = repository(server);
-    let login = startup(V3_0, &[("user", "postgres"), ("database", &database)]);
-    let mut client = Wire::open(proxy.clients);
-    client.send(&[wire::gss_request(), wire::ssl_request(), login].concat());
-    assert_eq!(client.read_bytes(2).unwrap(), b"NN");
-    assert_eq!(client.read_until_ready().last().unwrap().tag, b'Z');
+fn whoever_does_not_wait_for_the_answer_to_a_request_is_refused_as_by_the_server() {
+    let login = startup(V3_0, &[("user", "postgres"), ("database", "postgres")]);
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let (_, proxy) = repository(server);
+        let hasty = [wire::ssl_request(), login.clone()].concat();
+        let own = refused(server.address, &hasty);
+        assert_eq!(own.1[1].as_deref(), Some("08P01"));
+        assert_eq!(refused(proxy.clients, &hasty), own);
+        // The server's words depend on how it was built: with GSSAPI it begins to negotiate.
+        let (answer, words) = refused(proxy.clients, &[wire::gss_request(), login.clone()].concat());
+        assert_eq!(answer, b"N");
+        assert_eq!(words[2].as_deref(), Some("received unencrypted data after GSSAPI encryption request"));
+        // Who waits is let in.
+        let mut client = Wire::open(proxy.clients);
+        for request in [wire::gss_request(), wire::ssl_request()] {
+            client.send(&request);
+            assert_eq!(client.read_bytes(1).unwrap(), b"N");
+        }
+        assert_eq!(client.ask(&login).last().unwrap().tag, b'Z');
+    }
 }
 
 /// A directory for what the tools write; gone when dropped.

@@ -23,6 +23,9 @@ pub struct Host {
     pub road: Option<PathBuf>,
 }
 
+/// Hosts of a URL as they stand there, each with its port if it has one.
+pub(super) type WrittenHosts = Vec<(String, Option<String>)>;
+
 /// Which of the hosts a session may be on: `target_session_attrs`, in libpq's words and meaning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SessionAttrs {
@@ -126,7 +129,7 @@ pub(super) fn read_ports(text: &str) -> Result<Vec<u16>, String> {
 
 /// A URL of several hosts, `postgres://user@a:1,b:2/db`, as one with the first host only, and all hosts; `None` where it
 /// names one or none. The `url` crate knows no such URLs.
-pub(super) fn split_url(text: &str) -> Option<(String, Vec<(String, Option<String>)>)> {
+pub(super) fn split_url(text: &str) -> Option<(String, WrittenHosts)> {
     let (scheme, rest) = text.split_once("://")?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::hosts::{read_hosts, read_ports, split_url};
+use super::hosts::{WrittenHosts, read_hosts, read_ports, split_url};
 use super::read::Environment;
 use super::section::{Placed, Reader, Section, nearest, pick};
 use super::tls::{read_server_files, ssl_mode};
@@ -233,7 +233,7 @@ pub(super) fn parse_whole_url(text: &str) -> Result<UrlParts, String> {
 
 impl UrlParts {
     /// Of `a:1,b,[::1]:2`; a host without a port has the standard one.
-    fn take_hosts(&mut self, hosts: Vec<(String, Option<String>)>) -> Result<(), String> {
+    fn take_hosts(&mut self, hosts: WrittenHosts) -> Result<(), String> {
         let (mut names, mut ports) = (Vec::new(), Vec::new());
         for (host, port) in hosts {
             names.extend(read_hosts(&decoded(host.trim_start_matches('[').trim_end_matches(']'))?, "the URL's host")?);

@@ -108,7 +108,7 @@ pub(super) async fn run(
             metrics.connection(Connection::Protocol);
             return Ok(None);
         }
-        Some(Err(bad @ Bad::Unencrypted)) => Farewell {
+        Some(Err(bad @ Bad::Unencrypted(_))) => Farewell {
             detail: Some(
                 "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack."
                     .into(),
@@ -157,7 +157,7 @@ async fn log_in(
         Ok(Ok(())) => Ok(Ok((place, start))),
         Ok(Err(Stop::Gone(error))) => Err(error),
         Ok(Err(Stop::Farewell(farewell))) => Ok(Err(farewell)),
-        Err(_) => Ok(Err(Farewell::client("57014", "canceling authentication due to timeout".into()))),
+        Err(_) => Ok(Err(Farewell::login_timeout())),
     }
 }
 
@@ -201,14 +201,19 @@ async fn read_first(client: Transport, tls: &ListenTls) -> io::Result<(Stream, O
             (Stream::Plain(mut plain), Some(ready)) if code == startup::SSL_REQUEST => {
                 // What came before the answer was not encrypted, whoever sent it.
                 if plain.has_unread() {
-                    return Ok((Stream::Plain(plain), Some(Err(Bad::Unencrypted))));
+                    return Ok((Stream::Plain(plain), Some(Err(Bad::Unencrypted(code)))));
                 }
                 asked_gss = true;
                 plain.write_all(b"S").await?;
                 Box::pin(tls::accept(plain, ready, &[])).await?
             }
             (mut client, _) => {
+                // As the server does: whoever asks waits for the answer.
+                let hasty = matches!(&client, Stream::Plain(plain) if plain.has_unread());
                 client.write_all(b"N").await?;
+                if hasty {
+                    return Ok((client, Some(Err(Bad::Unencrypted(code)))));
+                }
                 client
             }
         };
@@ -327,7 +332,9 @@ async fn start(
     wait_for_resume(shared, deadline).await?;
 
     let began = Instant::now();
-    let connected = upstream::reach(shared).await;
+    let Ok(connected) = tokio::time::timeout_at(deadline.into(), upstream::reach(shared)).await else {
+        return Err(Farewell { side: Side::Server, ..Farewell::login_timeout() });
+    };
     let branch = facts.branch.as_deref();
     shared.metrics.server_connected(branch, connected.is_ok().then(|| began.elapsed()));
     let (address, server) = connected.map_err(|error| match error {
@@ -436,6 +443,11 @@ impl Farewell {
 
     fn protocol(sqlstate: &'static str, bad: &Bad) -> Self {
         Self::client(sqlstate, bad.to_string())
+    }
+
+    /// The server's words for its authentication_timeout.
+    fn login_timeout() -> Self {
+        Self::client("57014", "canceling authentication due to timeout".into())
     }
 
     fn too_many() -> Self {

@@ -55,9 +55,9 @@ pub enum Bad {
     /// Another major version than 3.
     #[error("unsupported frontend protocol {}.{}: server supports 3.0 to 3.2", .0 >> 16, .0 & 0xffff)]
     Version(u32),
-    /// Bytes that were there before TLS was.
-    #[error("received unencrypted data after SSL request")]
-    Unencrypted,
+    /// Bytes that were there before the answer to a request for encryption, by the code of the request.
+    #[error("received unencrypted data after {} request", if *.0 == SSL_REQUEST { "SSL" } else { "GSSAPI encryption" })]
+    Unencrypted(u32),
 }
 
 /// Checks the length word of a first packet; the whole packet's length in bytes.
