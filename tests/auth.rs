@@ -410,6 +410,51 @@ fn cancel_goes_to_the_server_by_tls() {
 }
 
 #[test]
+fn whoever_stops_in_the_middle_of_a_login_is_told_when_it_is_over() {
+    let certs = Certs::new();
+    let server = server(versions()[0], &certs, "server");
+    let limits = "[limits]\nlogin_timeout = \"300ms\"\n";
+    let proxy = Proxy::start(&server, &(config(&certs, "scram", "allow", "sslmode = \"require\"\n", "") + limits));
+    let offered = |wire: &mut Wire| {
+        wire.send(&startup(V3_0, &[("user", "scram"), ("database", "postgres")]));
+        assert_eq!(wire.read_message().unwrap().body[..4], 10u32.to_be_bytes());
+    };
+    for mut wire in [Wire::open(proxy.clients), Wire::open_tls(proxy.clients, &certs.rustls(None, true)).unwrap()] {
+        offered(&mut wire);
+        let said = wire.read_to_end();
+        assert_eq!(said[0].field(b'C').as_deref(), Some("57014"), "{said:?}");
+    }
+    // Half of an answer is none; a client that leaves without one is no failure.
+    let mut wire = Wire::open(proxy.clients);
+    offered(&mut wire);
+    wire.send(b"p\0\0");
+    assert_eq!(wire.read_to_end()[0].field(b'C').as_deref(), Some("57014"));
+    let mut wire = Wire::open(proxy.clients);
+    offered(&mut wire);
+    drop(wire);
+    assert_eq!(proxy.metric("pggit_proxy_auth_failures_total{reason=\"password\"}"), Some(0.0));
+}
+
+#[test]
+fn over_a_unix_socket_there_is_no_tls_and_none_is_required() {
+    let certs = Certs::new();
+    let server = server(versions()[0], &certs, "server");
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&certs, "scram", "require", "sslmode = \"require\"\n", "");
+    let socket = format!("[listen]\nunix_socket_dir = \"{}\"\n", directory.path().display());
+    let proxy = Proxy::start(&server, &(config + &socket));
+    let socket =
+        std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let port = socket.into_iter().find_map(|name| name.strip_prefix(".s.PGSQL.")?.parse::<u16>().ok()).unwrap();
+    let dsn = format!("host={} port={port} user=scram dbname=postgres", directory.path().display());
+    let came = psql(&dsn, Some(PASSWORD), "select current_user");
+    assert_eq!(String::from_utf8_lossy(&came.stdout).trim(), "scram", "{}", words(&came));
+    let refused = psql(&format!("{dsn} channel_binding=require"), Some(PASSWORD), "select 1");
+    assert!(words(&refused).contains("channel binding required"), "{}", words(&refused));
+    drop(proxy);
+}
+
+#[test]
 fn failures_from_one_address_are_bounded() {
     let certs = Certs::new();
     let server = server(versions()[0], &certs, "server");

@@ -172,4 +172,26 @@ mod tests {
         assert_eq!(last("c=biws,r=abc,p=AAAA"), Some(Bad::Nonce));
         assert_eq!(last("c=eSws,r=abc,p=AAAA"), Some(Bad::Binding));
     }
+
+    proptest::proptest! {
+        /// Whatever either side says, nothing panics, and nothing but the right proof is one.
+        #[test]
+        fn any_bytes_are_survived(
+            mechanism in "(SCRAM-SHA-256(-PLUS)?|[A-Z-]{0,9})",
+            first in "([nyp]=?[a-z-]{0,20},(a=)?[a-z]?,[nm]=[a-z]{0,3},r=[!-~]{0,9}|.{0,40})",
+            last in "(c=[a-zA-Z=]{0,9},r=[!-~]{0,40},p=[a-zA-Z0-9+/=]{0,48}|.{0,60})",
+            server in "(r=[!-~]{0,40},s=[a-zA-Z=]{0,9},i=[0-9]{0,12}|.{0,60})",
+            stored in "(SCRAM-SHA-256\\$[0-9]{0,12}:[a-zA-Z=]{0,9}\\$[a-zA-Z=]{0,50}:[a-zA-Z=]{0,50}|.{0,40})",
+        ) {
+            let (secret, key) = keys();
+            let _ = Secret::parse(&stored);
+            for binding in [None, Some(&b"hash"[..])] {
+                if let Ok((_, question)) = ask(secret.clone(), mechanism.as_bytes(), first.as_bytes(), binding, &[2; 18]) {
+                    proptest::prop_assert!(question.check(last.as_bytes()).is_err());
+                }
+            }
+            let (_, _, answer) = Answer::begin(secret, key, Channel::None, &[1; 18]);
+            proptest::prop_assert!(answer.prove(server.as_bytes()).is_none());
+        }
+    }
 }
