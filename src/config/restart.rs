@@ -18,11 +18,6 @@ impl Config {
             ..running.listen.clone()
         };
         self.upstream = running.upstream.clone();
-        if self.unsound_passthrough().is_some() {
-            // The file is sound, but its way to the server is not the one in force.
-            self.listen.tls = running.listen.tls.clone();
-            self.auth = running.auth.clone();
-        }
         self.history =
             HistoryConfig { capture: running.history.capture, queue: running.history.queue, ..self.history.clone() };
         self.control.address = running.control.address;
