@@ -133,10 +133,12 @@ proptest! {
     }
 }
 
+type Check = fn(&[u8]);
+
 /// Inputs that cargo-fuzz found worth keeping, `make fuzz` grows them; and those that once broke something.
 #[test]
 fn what_fuzzing_kept_still_holds() {
-    let targets: [(&str, fn(&[u8])); 6] = [
+    let targets: [(&str, Check); 6] = [
         ("scanner", checks::scanner),
         ("startup", checks::startup),
         ("session", checks::session),
