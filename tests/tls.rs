@@ -364,7 +364,7 @@ fn the_end_is_told_on_both_sides() {
 #[test]
 fn a_silent_handshake_ends_in_time() {
     let certs = Certs::new();
-    let config = config(&certs, "require", "[limits]\nlogin_timeout = \"300ms\"\n");
+    let config = config(&certs, "require", "[limits]\nlogin_timeout = \"1s\"\n");
     let proxy = Proxy::start(PgServer::shared(versions()[0]), &config);
     for begun in [&b"\x16\x03\x01"[..], &ssl_request()] {
         let mut wire = Wire::open(proxy.clients);
