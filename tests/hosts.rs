@@ -7,7 +7,7 @@ mod support;
 use std::net::{SocketAddr, TcpListener};
 
 use support::wire::{V3_0, cancel, query};
-use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions};
+use support::{Certs, Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions};
 
 /// A primary with a repository, and a standby that has it, too. Debian's pg_basebackup takes the first version.
 struct Pair {
@@ -89,6 +89,38 @@ fn sessions_land_where_libpqs_would() {
             }
         }
     }
+}
+
+/// Each host has its own TLS, and its own road for the recorder.
+#[test]
+fn hosts_are_verified_each_by_itself() {
+    let certs = Certs::new();
+    let server = PgServer::with(versions()[0]).tls(&certs, "server").start();
+    let database = server.create_database("app");
+    migrate(&server, &database);
+    let (gone, port) = (nobody().port(), server.address.port());
+    let config = |authority: &Certs| {
+        format!(
+            "[upstream]\ndbname = \"{database}\"\nhost = \"127.0.0.1,localhost\"\nport = \"{gone},{port}\"\n\
+             target_session_attrs = \"read-write\"\nsslmode = \"verify-full\"\nsslrootcert = \"{}\"\n",
+            authority.path("root.crt").display()
+        )
+    };
+    let proxy = Proxy::start(&server, &config(&certs));
+    let mut session = proxy.connect(&database);
+    assert_eq!(session.value("select ssl from pg_stat_ssl where pid = pg_backend_pid()"), "t");
+    session.rows("create table t ()");
+    assert_eq!(server.psql(&database, "select branch from pggit.history where object_name = 't'"), "main");
+    let recorders = "select bool_and(s.ssl) from pg_stat_ssl s join pg_stat_activity a using (pid) \
+                     where application_name = 'pggit-proxy'";
+    assert_eq!(server.psql(&database, recorders), "t");
+    assert_eq!(proxy.control("show servers address"), format!("localhost:{port}"));
+    // The same server, believed by nobody.
+    let proxy = Proxy::start(&server, &config(&Certs::new()));
+    let login = [("user", "postgres"), ("database", database.as_str())];
+    let messages = Wire::try_connect(proxy.clients, V3_0, &login).err().expect("not let in");
+    assert_eq!(messages.last().unwrap().field(b'C').as_deref(), Some("08006"));
+    assert!(eventually(PATIENCE, || proxy.log().contains("certificate")), "{}", proxy.log());
 }
 
 #[test]
