@@ -80,7 +80,7 @@ async fn serve(mut config: Config, path: Option<PathBuf>) -> anyhow::Result<()> 
     manager.tell("READY=1");
     tokio::spawn(watch_signals(shared.clone(), manager.clone(), signals));
     let leaving = shared.clone();
-    tokio::spawn(async move {
+    let leave = tokio::spawn(async move {
         let _ = leaving.life.subscribe().wait_for(|life| *life > Life::Serving).await;
         manager.tell("STOPPING=1");
         // Whoever comes next finds no socket, or another process'.
@@ -93,6 +93,8 @@ async fn serve(mut config: Config, path: Option<PathBuf>) -> anyhow::Result<()> 
         tracing::error!("the statement log could not be written out in {FLUSH:?}");
     }
     shared.advance(Life::Ending);
+    // Where nobody was there, all this took no time: it is said and tidied up all the same.
+    let _ = leave.await;
     tracing::info!("ended");
     Ok(())
 }
