@@ -73,6 +73,8 @@ impl Shared {
             return Err(vec![Problem { place: "auth.mode".to_owned(), message }]);
         }
         self.apply(config);
+        // Sessions that are idle begin to count by the new limits.
+        self.clients.wake_all();
         Ok(waiting)
     }
 

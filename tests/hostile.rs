@@ -175,7 +175,7 @@ fn slowness_at_every_stage_ends_in_time() {
 #[test]
 fn half_open_peers_leave_nothing_behind() {
     let server = PgServer::shared(*versions().last().unwrap());
-    let (database, proxy) = repository(server, "[limits]\nclient_idle_timeout = \"1s\"\n");
+    let (database, proxy) = repository(server, "[limits]\nclient_idle_timeout = \"3s\"\n");
     let before = proxy.resident_bytes();
     let mut silent = Vec::new();
     for round in 0..40 {
