@@ -72,6 +72,7 @@ impl Shared {
             // The file may name another server, which waits for a restart.
             return Err(vec![Problem { place: "auth.mode".to_owned(), message }]);
         }
+        crate::telemetry::set_log_level(&config.log.level);
         self.apply(config);
         // Sessions that are idle begin to count by the new limits.
         self.clients.wake_all();

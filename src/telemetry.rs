@@ -9,8 +9,8 @@ pub mod names;
 
 use std::fmt::Write;
 use std::os::fd::AsFd;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
@@ -334,8 +334,26 @@ pub fn init_log(config: &LogConfig) {
     let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
     let stderr = Mutex::new(std::fs::File::from(stderr));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
-    let _ = if config.json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+    if config.json {
+        let log = log.json().with_filter_reloading();
+        let handle = log.reload_handle();
+        let _ = log.try_init().map(|()| SET_FILTER.set(Box::new(move |filter| drop(handle.reload(filter)))));
+    } else {
+        let log = log.with_ansi(false).with_filter_reloading();
+        let handle = log.reload_handle();
+        let _ = log.try_init().map(|()| SET_FILTER.set(Box::new(move |filter| drop(handle.reload(filter)))));
+    }
 }
+
+/// Sets the level of a log that was started.
+pub fn set_log_level(level: &str) {
+    if let (Some(set), Ok(filter)) = (SET_FILTER.get(), EnvFilter::try_new(level)) {
+        set(filter);
+    }
+}
+
+/// How the log's filter is replaced; its type depends on the format.
+static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
 fn header(text: &mut String, name: &str) {
     for metric in names::ALL.iter().filter(|metric| metric.name == name) {

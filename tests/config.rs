@@ -402,10 +402,10 @@ fn what_only_a_start_can_change_is_kept_and_named() {
     let running = parse("[branches.main]\n[upstream]\npassword = \"a\"\n");
     let mut wanted = parse(
         "[branches.main]\n[upstream]\npassword = \"b\"\ndbname = \"other\"\n[listen]\naddress = \"127.0.0.1:7\"\n\
-         max_clients = 5\n[http]\naddress = \"off\"\n[log]\nlevel = \"debug\"\n[limits]\nmax_prepared = 7\n",
+         max_clients = 5\n[http]\naddress = \"off\"\n[log]\nlevel = \"debug\"\nformat = \"json\"\n[limits]\nmax_prepared = 7\n",
     );
     let waiting = wanted.keep_what_needs_a_restart(&running);
-    assert_eq!(waiting, ["upstream.password", "listen.address", "upstream.dbname", "http.address", "log.level"]);
+    assert_eq!(waiting, ["upstream.password", "listen.address", "upstream.dbname", "http.address", "log.format"]);
     assert_eq!((wanted.listen.max_clients, wanted.limits.max_prepared), (5, 7));
     assert_eq!(wanted.branches(&[]).all[0].database, "postgres");
     let again = wanted.clone().keep_what_needs_a_restart(&running);

@@ -281,6 +281,15 @@ fn a_reload_says_what_needs_a_restart() {
     assert_eq!(proxy.connect(&database).value("select 2"), "2");
     proxy.signal(Signal::SIGHUP);
     assert!(eventually(PATIENCE, || proxy.log().contains("need a restart")), "{}", proxy.log());
+
+    // The log's level is one of those that can change.
+    let cut_short = || Wire::open(proxy.clients).send(&[0, 0, 0, 100, 0]);
+    cut_short();
+    proxy.rewrite(&format!("[upstream]\ndbname = \"{database}\"\n[log]\nlevel = \"debug\"\n"));
+    proxy.control("RELOAD");
+    assert!(!proxy.log().contains("client ended"), "{}", proxy.log());
+    cut_short();
+    assert!(eventually(PATIENCE, || proxy.log().contains("client ended")), "{}", proxy.log());
 }
 
 fn proxy_header(command: u8, source: [u8; 4], port: u16) -> Vec<u8> {

@@ -22,7 +22,7 @@ impl Config {
             HistoryConfig { capture: running.history.capture, queue: running.history.queue, ..self.history.clone() };
         self.control.address = running.control.address;
         self.http = running.http.clone();
-        self.log = running.log.clone();
+        self.log.json = running.log.json;
         self.limits = Limits { cache_bytes: running.limits.cache_bytes, ..self.limits.clone() };
         if self.branches.default_in_main {
             let default = &self.branches.default;
