@@ -414,6 +414,12 @@ BEGIN
                                     AND pggit.probe_explained(o.class, o.obj, o.mains, o.subs, (SELECT c.object_name FROM pggit.changes c WHERE c.id = o.id)))
         THEN
             action := NULL;
+        ELSIF action = 'CREATE' AND o.class = 'pg_default_acl'::regclass AND o.id IS NULL AND EXISTS (
+                SELECT FROM pggit.changes c WHERE c.command_tag = 'ALTER DEFAULT PRIVILEGES' AND c.xmin = ANY (o.mains)
+                   AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour')
+        THEN
+            -- ALTER DEFAULT PRIVILEGES has its row; an event trigger is not told of which object.
+            action := NULL;
         ELSIF action = 'CREATE' AND o.id IS NULL THEN
             -- Known under an oid that is no more: it looks the same to the last bit, or has the same name?
             SELECT f.change_id AS id, '' AS action, f.classid, f.objid INTO twin FROM pggit.probe_facts f

@@ -91,6 +91,8 @@ fn recorded_changes_are_not_suspected() {
             "alter table tt set schema s2; alter table s2.tt alter y type bigint; alter table r disable trigger tr; alter domain positive drop constraint positive_check",
             "begin; create table a (i int); savepoint x; create table b (i int); rollback to x; alter table a add j int; commit",
             "do $$ begin create table c (i int); begin create table d (i int); raise 'no'; exception when others then create table e (i int); end; end $$",
+            "alter default privileges grant select on tables to public; alter default privileges in schema s2 grant execute on functions to public",
+            "alter default privileges grant update on tables to public; alter default privileges revoke all on tables from public",
             "select lo_create(77777); alter large object 77777 owner to pg_database_owner; comment on large object 77777 is 'a'",
             "create extension hstore; create table with_hstore (h hstore); drop extension hstore cascade",
             "alter table r owner to pg_database_owner; alter table r enable row level security; alter sequence s2.t_id_seq owned by none",
