@@ -14,7 +14,13 @@ fn repository(server: &PgServer, config: &str) -> (String, Proxy) {
     let database = server.unique_database("app");
     migrate(server, &database);
     let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n{config}"));
+    wait_for_first_look(&proxy);
     (database, proxy)
+}
+
+/// A change waits for the first look at its branch no longer than `history.timeout`, which is short here.
+fn wait_for_first_look(proxy: &Proxy) {
+    assert!(eventually(PATIENCE, || proxy.get("/readyz").0 == 200), "changes are recorded");
 }
 
 fn code(error: &Message) -> String {
@@ -117,6 +123,7 @@ fn a_recorder_that_may_not_log_in_stops_changes_only() {
         server.psql("postgres", &format!("create role {recorder} superuser login"));
         let proxy =
             Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\nuser = \"{recorder}\"\n{SHORT}"));
+        wait_for_first_look(&proxy);
         let mut client = proxy.connect(&database);
         client.rows("create table plain (a int)");
         let hang_up = format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{recorder}'");
