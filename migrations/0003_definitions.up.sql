@@ -30,6 +30,7 @@ BEGIN
 END
 $$;
 
+-- Which of a table's indexes it is clustered on, and which identifies its rows to subscribers.
 CREATE FUNCTION pggit.index_marks(table_name text, index oid, clustered boolean, identity boolean) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
     name text := (SELECT quote_ident(i.relname) FROM pg_class i WHERE i.oid = index);
@@ -106,8 +107,9 @@ BEGIN
                  WHERE k.conrelid = rel AND k.contype NOT IN ('n', 't') ORDER BY k.contypid, k.conname) k;
     END IF;
     IF t.relhasindex THEN
-        SELECT string_agg(CASE WHEN x.indisclustered OR x.indisreplident THEN pggit.index_marks(t.name, x.indexrelid, x.indisclustered, x.indisreplident) END, '')
-          INTO indexes FROM pg_index x WHERE x.indrelid = rel;
+        -- In an order of its own: that of the catalog's rows may be another one tomorrow.
+        SELECT string_agg(pggit.index_marks(t.name, x.indexrelid, x.indisclustered, x.indisreplident), '' ORDER BY x.indisclustered DESC)
+          INTO indexes FROM pg_index x WHERE x.indrelid = rel AND (x.indisclustered OR x.indisreplident);
     END IF;
 
     definition := concat('CREATE ', CASE WHEN t.relpersistence = 'u' THEN 'UNLOGGED ' END, CASE WHEN t.relkind = 'f' THEN 'FOREIGN ' END,

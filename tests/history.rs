@@ -190,6 +190,26 @@ fn definitions_make_the_same_table_again() {
 }
 
 #[test]
+fn a_definition_does_not_follow_the_order_of_the_catalogs_rows() {
+    each_version(|db| {
+        db.run("create table t (a int not null, b int not null); create unique index ia on t (a); create unique index ib on t (b)");
+        let of = |marks: &str| {
+            db.run(marks);
+            db.run("select right(pggit.definition('pg_class'::regclass, 't'::regclass), -strpos(pggit.definition('pg_class'::regclass, 't'::regclass), ';'))")
+        };
+        let first = of("alter table t cluster on ib; alter table t replica identity using index ia");
+        assert!(first.contains("CLUSTER ON ib") && first.contains("REPLICA IDENTITY USING INDEX ia"), "{first}");
+        // The rows of pg_index are written anew, in the other order.
+        let second = of("alter table t set without cluster; alter table t replica identity default; drop index ib; \
+                         create unique index ib on t (b); alter table t replica identity using index ia; alter table t cluster on ib");
+        assert_eq!(first, second);
+        let third = of("alter table t set without cluster; alter table t replica identity default; drop index ia; \
+                        create unique index ia on t (a); alter table t cluster on ib; alter table t replica identity using index ia");
+        assert_eq!(first, third);
+    });
+}
+
+#[test]
 fn a_rename_is_recognised_whichever_way_it_was_made() {
     each_version(|db| {
         db.run("create table t (a int constraint k check (a > 0)); create schema s; create function f() returns int language sql as 'select 1'");

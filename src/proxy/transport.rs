@@ -48,7 +48,7 @@ impl Transport {
         let Self::Tcp(stream) = self else { return Ok(()) };
         stream.set_nodelay(true)?;
         let socket = SockRef::from(stream);
-        socket.set_keepalive(true)?;
+        // Turns keepalive on, whatever of it is set.
         let mut keepalive = TcpKeepalive::new();
         if let Some(time) = limits.keepalive_idle {
             keepalive = keepalive.with_time(time);
