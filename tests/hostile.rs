@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use support::repository::repository;
 use support::wire::{self, V3_0, query, startup};
 use support::{PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions};
 
@@ -18,13 +19,6 @@ const EACH: u64 = 4 << 10;
 
 /// What the rest may grow by meanwhile: the allocator's reserves.
 const SLACK: u64 = 8 << 20;
-
-fn repository(server: &PgServer, config: &str) -> (String, Proxy) {
-    let database = server.unique_database("app");
-    migrate(server, &database);
-    let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n{config}"));
-    (database, proxy)
-}
 
 fn login(database: &str) -> Vec<u8> {
     startup(V3_0, &[("user", "postgres"), ("database", database)])

@@ -7,15 +7,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use support::repository::repository;
 use support::wire::{self, V3_0, query};
 use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions, wait_for};
-
-fn repository(server: &PgServer, config: &str) -> (String, Proxy) {
-    let database = server.unique_database("app");
-    migrate(server, &database);
-    let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n{config}"));
-    (database, proxy)
-}
 
 fn direct(server: &PgServer, database: &str) -> Wire {
     Wire::connect(server.address, &[("user", "postgres"), ("database", database)])

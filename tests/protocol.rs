@@ -13,18 +13,12 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::postgres::new_directory;
+use support::repository::repository;
 use support::wire::{self, V3_0, V3_2, cancel, frame, query, startup};
-use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, normalised, versions};
+use support::{Message, PATIENCE, PgServer, Wire, eventually, normalised, versions};
 
 /// What libpq 19 announces so that servers and middlemen learn to negotiate.
 const GREASE: u32 = (3 << 16) | 9999;
-
-fn repository(server: &PgServer) -> (String, Proxy) {
-    let database = server.unique_database("app");
-    migrate(server, &database);
-    let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n"));
-    (database, proxy)
-}
 
 /// The greeting of a login and what a statement answers.
 fn conversation(address: SocketAddr, version: u32, parameters: &[(&str, &str)]) -> Vec<Message> {
@@ -41,7 +35,7 @@ fn conversation(address: SocketAddr, version: u32, parameters: &[(&str, &str)]) 
 fn versions_and_options_are_negotiated_as_by_the_server() {
     for version in versions() {
         let server = PgServer::shared(version);
-        let (database, proxy) = repository(server);
+        let (database, proxy) = repository(server, "");
         let plain: &[(&str, &str)] = &[("user", "postgres"), ("database", &database), ("application_name", "a b")];
         let odd = [plain, &[("_pq_.grease", ""), ("_pq_.no_such_thing", "x")]].concat();
         for announced in [V3_0, (3 << 16) | 1, V3_2, (3 << 16) | 3, GREASE] {
@@ -58,7 +52,7 @@ fn versions_and_options_are_negotiated_as_by_the_server() {
 fn cancel_keys_of_every_version_cancel() {
     for version in versions() {
         let server = PgServer::shared(version);
-        let (database, proxy) = repository(server);
+        let (database, proxy) = repository(server, "");
         for announced in [V3_0, V3_2, GREASE] {
             let parameters = [("user", "postgres"), ("database", database.as_str())];
             let mut client = Wire::try_connect(proxy.clients, announced, &parameters).unwrap();
@@ -89,7 +83,7 @@ fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 fn other_major_versions_hear_the_servers_words() {
     for version in versions() {
         let server = PgServer::shared(version);
-        let (_, proxy) = repository(server);
+        let (_, proxy) = repository(server, "");
         for other in [1 << 16, 2 << 16, 4 << 16, (5 << 16) | 7, 0x7fff_0000] {
             let packet = startup(other, &[("user", "postgres")]);
             let own = raw(server.address, &packet);
@@ -113,7 +107,7 @@ fn login_of(bytes: usize, database: &str) -> Vec<u8> {
 fn long_startup_packets_pass_as_far_as_there_is_room() {
     for version in versions() {
         let server = PgServer::shared(version);
-        let (database, proxy) = repository(server);
+        let (database, proxy) = repository(server, "");
         let ask = |bytes: usize| {
             let mut client = Wire::open(proxy.clients);
             client.send(&login_of(bytes, &database));
@@ -144,7 +138,7 @@ fn long_startup_packets_pass_as_far_as_there_is_room() {
 fn function_calls_answer_as_the_servers() {
     for version in versions() {
         let server = PgServer::shared(version);
-        let (database, proxy) = repository(server);
+        let (database, proxy) = repository(server, "");
         server.psql(&database, "create function twice(a int) returns int language sql as 'select a * 2'");
         let oid: u32 = server.psql(&database, "select 'twice'::regproc::oid").parse().unwrap();
         let call = |oid: u32, argument: &[u8]| {
@@ -189,7 +183,7 @@ fn whoever_does_not_wait_for_the_answer_to_a_request_is_refused_as_by_the_server
     let login = startup(V3_0, &[("user", "postgres"), ("database", "postgres")]);
     for version in versions() {
         let server = PgServer::shared(version);
-        let (_, proxy) = repository(server);
+        let (_, proxy) = repository(server, "");
         let hasty = [wire::ssl_request(), login.clone()].concat();
         let own = refused(server.address, &hasty);
         assert_eq!(own.1[1].as_deref(), Some("08P01"));
@@ -256,7 +250,7 @@ fn interrupt(child: Child) -> String {
 #[test]
 fn a_base_backup_is_taken_through_the_proxy() {
     let server = replicating();
-    let (database, proxy) = repository(&server);
+    let (database, proxy) = repository(&server, "");
     proxy.psql(&database, "create table kept as select generate_series(1, 100000) as a");
     let target = Target::new();
     let backup = target.at("backup");
@@ -269,7 +263,7 @@ fn a_base_backup_is_taken_through_the_proxy() {
 #[test]
 fn wal_is_received_through_the_proxy() {
     let server = replicating();
-    let (database, proxy) = repository(&server);
+    let (database, proxy) = repository(&server, "");
     let target = Target::new();
     let wal = target.at("wal");
     fs::create_dir(&wal).unwrap();
@@ -296,7 +290,7 @@ fn wal_is_received_through_the_proxy() {
 #[test]
 fn changes_are_decoded_through_the_proxy() {
     let server = replicating();
-    let (database, proxy) = repository(&server);
+    let (database, proxy) = repository(&server, "");
     proxy.psql(&database, "create table t (a int primary key)");
     let target = Target::new();
     let decode = |at: SocketAddr, slot: &str| {
@@ -332,7 +326,7 @@ fn changes_are_decoded_through_the_proxy() {
 #[test]
 fn a_standby_follows_through_the_proxy() {
     let server = replicating();
-    let (database, proxy) = repository(&server);
+    let (database, proxy) = repository(&server, "");
     proxy.psql(&database, "create table before_backup ()");
     let standby = server.standby(proxy.clients);
     proxy.psql(&database, "create table behind_backup ()");

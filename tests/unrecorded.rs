@@ -10,10 +10,9 @@ use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, psq
 
 const SHORT: &str = "[history]\ntimeout = \"300ms\"\n";
 
+/// A repository whose branch was looked at already.
 fn repository(server: &PgServer, config: &str) -> (String, Proxy) {
-    let database = server.unique_database("app");
-    migrate(server, &database);
-    let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n{config}"));
+    let (database, proxy) = support::repository::repository(server, config);
     wait_for_first_look(&proxy);
     (database, proxy)
 }

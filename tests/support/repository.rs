@@ -2,6 +2,14 @@
 
 use super::{Pg, PgServer, Proxy, Wire, migrate};
 
+/// A new database on this server, migrated, and a proxy in front with this configuration besides the addresses.
+pub fn repository(server: &PgServer, config: &str) -> (String, Proxy) {
+    let database = server.unique_database("app");
+    migrate(server, &database);
+    let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n{config}"));
+    (database, proxy)
+}
+
 /// What most tests of recording start with. Tests add their own ways of asking in an `impl` of theirs.
 pub struct Repository {
     pub server: &'static PgServer,
@@ -13,9 +21,7 @@ impl Repository {
     /// With this configuration besides the addresses.
     pub fn new(version: Pg, config: &str) -> Self {
         let server = PgServer::shared(version);
-        let database = server.unique_database("app");
-        migrate(server, &database);
-        let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n{config}"));
+        let (database, proxy) = repository(server, config);
         Self { server, database, proxy }
     }
 
