@@ -41,12 +41,18 @@ pub(super) async fn accept(client: Transport, tls: &ForClients, begun: &[u8]) ->
 /// Asks the server for TLS; where it has none and need not have any, the connection stays as it is.
 pub(super) async fn connect(mut server: Transport, tls: &ToServer) -> io::Result<Stream> {
     let no = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    if tls.optional && tls.refused.lately() {
+        return Ok(Stream::Plain(server));
+    }
     if !tls.direct {
         server.write_all(&ssl_request()).await?;
         // One byte and no more: what follows belongs to TLS, or is no answer.
         match server.read_u8().await? {
             b'S' => {}
-            b'N' if tls.optional => return Ok(Stream::Plain(server)),
+            b'N' if tls.optional => {
+                tls.refused.note();
+                return Ok(Stream::Plain(server));
+            }
             b'N' => return Err(no("the server does not support TLS, but sslmode requires it".to_owned())),
             other => return Err(no(format!("the server answered {:?} to a request for TLS", char::from(other)))),
         }

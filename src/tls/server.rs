@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
@@ -65,6 +66,28 @@ pub struct ToServer {
     pub optional: bool,
     /// No SSLRequest first.
     pub direct: bool,
+    /// Whether it lately said that it has none.
+    pub refused: Arc<Refused>,
+}
+
+/// When a server last said that it has no TLS. Whoever need not have TLS does not ask it again at once: that would cost
+/// each new session a round trip.
+#[derive(Default)]
+pub struct Refused(Mutex<Option<Instant>>);
+
+impl Refused {
+    /// As long as TLS that a server has just been given may go unused.
+    const LATELY: Duration = Duration::from_secs(1);
+
+    /// It said so now.
+    pub fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether it is still believed.
+    pub fn lately(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < Self::LATELY)
+    }
 }
 
 impl SslMode {
@@ -145,7 +168,8 @@ impl ToServer {
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         let optional = files.mode == SslMode::Prefer;
-        Ok(Some(Self { config: Arc::new(config), name, optional, direct: files.negotiation == Negotiation::Direct }))
+        let direct = files.negotiation == Negotiation::Direct;
+        Ok(Some(Self { config: Arc::new(config), name, optional, direct, refused: Arc::default() }))
     }
 }
 
