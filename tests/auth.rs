@@ -335,6 +335,22 @@ fn the_server_is_verified_as_far_as_asked() {
     }
 }
 
+/// With `prefer`, a server without TLS is not asked for it by every session; but soon after it has been given TLS, it is.
+#[test]
+fn tls_that_a_server_is_given_is_used() {
+    let certs = Certs::new();
+    let server = PgServer::with(versions()[0]).tls(&certs, "server").config("ssl = off").start();
+    let proxy = Proxy::start(&server, "");
+    let over_tls = || {
+        let sql = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+        support::psql_ok(&proxy.dsn("postgres"), sql)
+    };
+    assert_eq!([over_tls(), over_tls()], ["f", "f"]);
+    server.psql("postgres", "alter system set ssl = on");
+    server.psql("postgres", "select pg_reload_conf()");
+    assert!(eventually(PATIENCE, || over_tls() == "t"), "{}", proxy.log());
+}
+
 #[test]
 fn commands_take_tls_from_their_url() {
     let certs = Certs::new();
