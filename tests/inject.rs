@@ -241,6 +241,9 @@ fn positions_in_errors_are_those_of_the_clients_text() {
             "create table e2 (a int); create table e3 (b nosuchtype); select 1",
             "select 1; drop table if exists e9; select 'é', nosuch",
             "create table e4 (a int) -- and\n; select nosuch -- so on",
+            // Found in the body, told as a place in the statement if the body stands there once and no more.
+            "create function e5() returns int language sql as 'not even SQL'",
+            "create function e6() returns int language sql as $$not even SQL$$; select 1",
         ] {
             let field = |wire: &mut Wire| wire.error(sql).field(b'P');
             let (through, straight) = (field(&mut client), field(&mut direct));
