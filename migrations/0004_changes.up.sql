@@ -46,6 +46,11 @@ CREATE TABLE pggit.changes (
     backend_pid      integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
     xid              xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
     message          text DEFAULT pggit.current_message(),
+    -- Where a transaction sees the catalogs as they were at its start: what it saw. pggit.put_right() needs it.
+    snapshot         pg_snapshot DEFAULT CASE WHEN pg_catalog.current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
+                                              THEN pg_catalog.pg_current_snapshot() END,
+    -- The row's xmin before it was put right: that of the catalog rows it tells of.
+    written          xid,
     CONSTRAINT changes_pkey PRIMARY KEY (id)
 );
 CREATE INDEX changes_object_idx ON pggit.changes (objid, classid, objsubid, aspect, created_at DESC, ordinal DESC);

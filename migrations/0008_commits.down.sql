@@ -7,6 +7,7 @@ DROP FUNCTION pggit.verify(text);
 DROP FUNCTION pggit.verify_end();
 DROP FUNCTION pggit.verify_seals(bigint, bigint);
 DROP FUNCTION pggit.seal(integer);
+DROP FUNCTION pggit.put_right(uuid[]);
 DROP FUNCTION pggit.tool_messages(uuid[], xid8[]);
 DROP FUNCTION pggit.unsealed(integer);
 DROP FUNCTION pggit.describe_commit(uuid);

@@ -191,6 +191,49 @@ $$;
 -- Sealing
 ---------------------------------------------------------------------------------------------------------------------------
 
+-- A transaction that sees the catalogs as they were at its start (REPEATABLE READ, SERIALIZABLE) may have told an older name or
+-- definition of an object that somebody else had changed meanwhile. Now that it is over, the object says how it is; unless it was
+-- changed again since: then a definition that was too old is taken away. Whatever was committed before the object was described
+-- has its row by the time we look for a newer one.
+CREATE FUNCTION pggit.put_right(commits uuid[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off AS $$
+DECLARE
+    c record;
+    d record;
+    who record;
+BEGIN
+    FOR c IN
+        SELECT h.id, h.classid, h.objid, h.created_at, h.ordinal, h.object_name, h.xmin AS written,
+               bool_or(o.classid = h.classid AND o.objid = h.objid AND o.aspect = '') AS same
+          FROM pggit.changes h
+          JOIN pggit.changes o ON o.xid >= pg_snapshot_xmin(h.snapshot) AND o.xid <> h.xid AND o.created_at < h.created_at
+                              AND NOT pg_visible_in_snapshot(o.xid, h.snapshot)
+         WHERE h.commit_id = ANY (commits) AND h.snapshot IS NOT NULL AND h.action <> 'DROP'
+           AND h.classid IS NOT NULL AND h.objsubid = 0 AND h.aspect = ''
+         GROUP BY h.id, h.xmin
+    LOOP
+        d := pggit.describe(c.classid, c.objid);
+        SELECT i.identity, n.nspname, n.oid AS namespace,
+               CASE WHEN c.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN i.identity
+                    ELSE coalesce((SELECT t.typname FROM pg_type t WHERE c.classid = 'pg_type'::regclass AND t.oid = c.objid),
+                                  a.object_names[array_length(a.object_names, 1)]) END AS name
+          INTO who FROM pg_identify_object(c.classid, c.objid, 0) i CROSS JOIN pg_identify_object_as_address(c.classid, c.objid, 0) a
+          LEFT JOIN pg_namespace n ON quote_ident(n.nspname) = i.schema;
+        IF NOT EXISTS (SELECT FROM pggit.changes o WHERE o.objid = c.objid AND o.classid = c.classid AND o.objsubid = 0
+                          AND o.aspect = '' AND (o.created_at, o.ordinal) > (c.created_at, c.ordinal))
+        THEN
+            UPDATE pggit.changes h SET new_definition = d.definition, shape = d.shape, object_identity = who.identity,
+                   object_name = who.name, schema_name = coalesce(who.nspname, h.schema_name),
+                   namespace = coalesce(who.namespace, h.namespace), written = c.written
+             WHERE h.id = c.id AND who.identity IS NOT NULL;
+        ELSIF c.same THEN
+            UPDATE pggit.changes h SET new_definition = NULL, shape = NULL, written = c.written WHERE h.id = c.id;
+        END IF;
+    END LOOP;
+END
+$$;
+
 -- Seals the oldest commits that are not sealed yet; says how many it was, or NULL if another session is at it. Call it again
 -- until it says 0. Reads, and writes nothing, where there is nothing new.
 CREATE FUNCTION pggit.seal(max_commits integer DEFAULT 200) RETURNS integer
@@ -224,6 +267,7 @@ BEGIN
     END IF;
 
     IF ids IS NOT NULL THEN
+        PERFORM pggit.put_right(ids[:most]);
         SELECT jsonb_object_agg(m.commit_id, m.message) INTO messages FROM (
             SELECT t.commit_id, string_agg(t.message, ', ') AS message FROM pggit.tool_messages(ids, xids) t GROUP BY 1) m;
         FOREACH one IN ARRAY ids[:most] LOOP
@@ -398,7 +442,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
-        REVOKE ALL ON FUNCTION pggit.seal(integer), pggit.tool_messages(uuid[], xid8[]) FROM pggit_reader;
+        REVOKE ALL ON FUNCTION pggit.seal(integer), pggit.put_right(uuid[]), pggit.tool_messages(uuid[], xid8[]) FROM pggit_reader;
     END IF;
 END
 $$;

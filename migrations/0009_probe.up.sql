@@ -292,7 +292,7 @@ $$;
 CREATE FUNCTION pggit.probe_explained(class oid, obj oid, mains xid[], subs xid[], name text) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    own xid[] := (SELECT coalesce(array_agg(c.xmin), '{}') FROM pggit.changes c
+    own xid[] := (SELECT coalesce(array_agg(coalesce(c.written, c.xmin)), '{}') FROM pggit.changes c
                    WHERE c.classid = probe_explained.class AND c.objid = probe_explained.obj AND c.objsubid = 0);
     x xid;
     main boolean;
@@ -301,7 +301,7 @@ BEGIN
         SELECT m.x, true FROM unnest(mains) m(x) WHERE m.x <> ALL (own) UNION ALL SELECT m.x, false FROM unnest(subs) m(x) WHERE m.x <> ALL (own)
     LOOP
         IF NOT EXISTS (SELECT FROM pggit.changes c
-                        WHERE c.xmin = x AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour'
+                        WHERE coalesce(c.written, c.xmin) = x AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour'
                           AND (c.classid IS NULL OR main AND (class <> 'pg_class'::regclass
                                                               OR name = (SELECT t.relname FROM pg_class t WHERE t.oid = obj))))
         THEN
@@ -321,7 +321,7 @@ BEGIN
        AND name = (SELECT t.relname FROM pg_class t WHERE t.oid = obj)
        AND NOT EXISTS (SELECT FROM unnest(subs) m(x)
                         WHERE NOT EXISTS (SELECT FROM pggit.changes c WHERE c.classid = probe_reworded.class
-                                             AND c.objid = probe_reworded.obj AND c.objsubid = 0 AND c.xmin = m.x))
+                                             AND c.objid = probe_reworded.obj AND c.objsubid = 0 AND coalesce(c.written, c.xmin) = m.x))
        AND EXISTS (SELECT FROM pggit.changes c
                     CROSS JOIN LATERAL (SELECT k.object_name, k.namespace FROM pggit.changes k
                                          WHERE k.objid = c.objid AND k.classid = c.classid AND k.objsubid = 0 AND k.aspect = ''
@@ -415,7 +415,7 @@ BEGIN
         THEN
             action := NULL;
         ELSIF action = 'CREATE' AND o.class = 'pg_default_acl'::regclass AND o.id IS NULL AND EXISTS (
-                SELECT FROM pggit.changes c WHERE c.command_tag = 'ALTER DEFAULT PRIVILEGES' AND c.xmin = ANY (o.mains)
+                SELECT FROM pggit.changes c WHERE c.command_tag = 'ALTER DEFAULT PRIVILEGES' AND coalesce(c.written, c.xmin) = ANY (o.mains)
                    AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour')
         THEN
             -- ALTER DEFAULT PRIVILEGES has its row; an event trigger is not told of which object.

@@ -73,6 +73,49 @@ fn every_isolation_level_gives_the_same_rows() {
     });
 }
 
+/// Who sees the catalogs as they were at the start of its transaction changes an object that others have changed since: once the
+/// commit is sealed, its row says what became of the object. What was changed again cannot be told any more, and is not.
+#[test]
+fn what_a_first_snapshot_hides_is_put_right() {
+    each(|it| {
+        let (mut client, mut other) = (it.client(), it.client());
+        let direct = |sql: &str| it.server.psql(&it.database, sql);
+        for level in ["repeatable read", "serializable"] {
+            other.rows("create schema old; create table old.t (a int, b varchar(10)); create table old.again (a int); create type old.e as enum ('x')");
+            client.rows(&format!("begin isolation level {level}; select count(*) from pg_class"));
+            other.rows("alter table old.t rename a to a2; alter table old.t alter b type varchar(20)");
+            other.rows("alter table old.t add constraint positive check (a2 > 0); alter table old.t rename to t2; alter schema old rename to new");
+            other.rows("alter table new.again rename a to a2; alter type new.e add value 'y'; create table new.unseen (a int)");
+            client.rows("set local search_path = new; alter table t2 add c text not null default 'c'; alter table again add c int");
+            client.rows("alter table unseen add c int; alter type e rename to f; create index on t2 (c); commit");
+            other.rows("alter table new.again add d int");
+
+            let sealed = || direct("select count(*) from pggit.unsealed()") == "0";
+            assert!(eventually(PATIENCE, sealed), "{}", it.proxy.log());
+            let last = "select distinct on (objid) * from pggit.changes where schema_name = 'new' order by objid, created_at desc, ordinal desc";
+            let rows = format!(
+                "select object_name, object_identity, new_definition = pggit.definition(classid, objid) from ({last}) l where action <> 'DROP' order by object_identity collate \"C\""
+            );
+            assert_eq!(
+                direct(&rows),
+                "again|new.again|t\nf|new.f|t\nt2|new.t2|t\nt2_c_idx|new.t2_c_idx|t\nunseen|new.unseen|t",
+                "{level}"
+            );
+            let again = "select string_agg(coalesce(new_definition, 'not known'), ', ' order by created_at) from (
+                select created_at, case when new_definition like '%,%' then 'known' when new_definition is not null then 'first' end as new_definition
+                from pggit.changes where object_name = 'again' and objid in (select oid from pg_class)) x";
+            assert_eq!(direct(again), "first, first, not known, known", "{level}");
+            assert_eq!(direct("select count(*) from pggit.verify()"), "0");
+            // Nor does the probe take the rows for a change that nobody recorded.
+            for _ in 0..2 {
+                direct("begin isolation level repeatable read; select suspected from pggit.probe(); commit");
+            }
+            assert_eq!(direct("select count(*) from pggit.history where captured_by = 'probe'"), "0", "{level}");
+            other.rows("drop schema new cascade");
+        }
+    });
+}
+
 #[test]
 fn no_serialization_failure_is_added() {
     each(|it| {

@@ -130,6 +130,8 @@ fn other(column: &str, kind: &str) -> String {
         "jsonb" => format!("coalesce({column}, '{{}}') || '{{\"99\": null}}'"),
         "inet" => "'9.9.9.9'".into(),
         "xid8" => format!("(({column}::text::bigint) + 1)::text::xid8"),
+        "xid" => format!("(coalesce({column}::text::bigint, 0) + 1)::text::xid"),
+        "pg_snapshot" => "'1:1:'".into(),
         "uuid[]" => format!("{column} || null::uuid"),
         "bytea[]" => format!("{column} || '\\x00'::bytea"),
         "bytea" => format!("{column} || '\\x00'::bytea"),
