@@ -104,7 +104,10 @@ BEGIN
     IF t.relhasindex OR t.relchecks > 0 OR t.relhastriggers THEN
         SELECT string_agg(k.line, '') INTO constraints
           FROM (SELECT format(E',\n    CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS line FROM pg_constraint k
-                 WHERE k.conrelid = rel AND k.contype NOT IN ('n', 't') ORDER BY k.contypid, k.conname) k;
+                 WHERE k.conrelid = rel AND k.contype NOT IN ('n', 't')
+                   -- A foreign key on a partitioned table has one more in the same table for each of its partitions.
+                   AND (k.conparentid = 0 OR NOT EXISTS (SELECT FROM pg_constraint p WHERE p.oid = k.conparentid AND p.conrelid = rel))
+                 ORDER BY k.contypid, k.conname) k;
     END IF;
     IF t.relhasindex THEN
         -- In an order of its own: that of the catalog's rows may be another one tomorrow.

@@ -130,6 +130,7 @@ DECLARE
     families oid[] := '{}';
     opfamilies oid[] := '{}';
     altered oid[] := '{}';
+    row_types oid[] := '{}';
     written xid;
     family oid;
     classes oid[];
@@ -255,6 +256,8 @@ BEGIN
         RETURNING xmin INTO written;
         IF o.relkind IN ('r', 'p', 'm', 'i', 'I') AND o.action IN ('ALTER', 'RENAME') THEN
             altered := altered || o.objid;
+        ELSIF o.classid = 'pg_type'::regclass AND o.action = 'ALTER' THEN
+            row_types := row_types || o.objid;
         END IF;
     END LOOP;
 
@@ -271,6 +274,15 @@ BEGIN
             objects := objects || d.obj;
         END LOOP;
     END LOOP;
+    IF row_types <> '{}' THEN
+        -- ALTER TYPE ... CASCADE: tables of that type.
+        FOR family IN SELECT c.oid FROM pg_class c
+                       WHERE c.reloftype = ANY (row_types) AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.xmin = written)
+        LOOP
+            classes := classes || 'pg_class'::regclass::oid;
+            objects := objects || family;
+        END LOOP;
+    END IF;
     FOREACH family IN ARRAY families LOOP
         FOR d IN SELECT m.class, m.obj FROM pggit.descendants(family) m LOOP
             CONTINUE WHEN concat_ws(' ', d.class, d.obj, 0) = ANY (seen);

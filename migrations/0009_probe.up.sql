@@ -137,7 +137,8 @@ BEGIN
             (SELECT string_agg(row(d.adnum, d.adbin)::text, E'\n' ORDER BY d.adnum) FROM pg_attrdef d WHERE d.adrelid = obj),
             -- 18 keeps NOT NULL here, too: it stands with the columns.
             (SELECT string_agg((to_jsonb(k) - '{oid,conindid,conparentid,conpfeqop,conppeqop,conffeqop}'::text[])::text, E'\n' ORDER BY k.conname)
-               FROM pg_constraint k WHERE k.conrelid = obj AND k.contype NOT IN ('n', 't')),
+               FROM pg_constraint k WHERE k.conrelid = obj AND k.contype NOT IN ('n', 't')
+                AND (k.conparentid = 0 OR NOT EXISTS (SELECT FROM pg_constraint p WHERE p.oid = k.conparentid AND p.conrelid = obj))),
             (SELECT row(x.indrelid, x.indnatts, x.indnkeyatts, x.indisunique, to_jsonb(x)->'indnullsnotdistinct', x.indisprimary, x.indisexclusion,
                         x.indimmediate, x.indisvalid, x.indisreplident, x.indkey, x.indcollation, x.indclass, x.indoption, x.indexprs,
                         x.indpred)::text

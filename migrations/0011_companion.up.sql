@@ -547,6 +547,17 @@ BEGIN
                    WITH ORDINALITY AS o(entry, n)
           LEFT JOIN LATERAL pggit.comment_made(act, top, top_age, since) c ON true;
     END IF;
+    -- A mapping's options are shown to few, and so may have changed unseen. Which of several it was, the call does not say.
+    IF tag = 'ALTER USER MAPPING' THEN
+        INSERT INTO pggit.changes (action, command_tag, object_type, object_name, object_identity, classid, objid, new_definition,
+                                   statement_id, sql_executed, message, captured_by, ordinal)
+        SELECT act, tag, kind, coalesce(f.name, m.server), coalesce(f.identity, 'on server ' || quote_ident(m.server)), f.class, f.obj, f.definition,
+               statement, query, pggit.message_of(query), 'inject', done + 1
+          FROM (SELECT n.server, array_agg('pg_user_mapping'::regclass::oid) AS classes, array_agg(u.umid) AS objects
+                  FROM unnest(names) n(server) LEFT JOIN pg_user_mappings u ON u.srvname = n.server
+                 GROUP BY n.server HAVING count(u.umoptions) = 0) m
+          LEFT JOIN LATERAL pggit.found(m.classes, m.objects) f ON cardinality(m.objects) = 1;
+    END IF;
 
     -- The next call looks only at what comes after this one.
     IF last IS NOT NULL THEN

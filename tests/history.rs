@@ -347,6 +347,45 @@ fn partitions_follow_their_parent() {
 }
 
 #[test]
+fn tables_of_a_type_follow_it() {
+    each_version(|db| {
+        db.run("create type y as (a int); create table t of y; create table other (a int)");
+        assert_eq!(
+            db.changes_of("alter type y add attribute b text cascade"),
+            ["ALTER MINOR type public.y", "ALTER MINOR table public.t"]
+        );
+        assert_eq!(
+            db.changes_of("alter type y drop attribute a cascade"),
+            [
+                "DROP MAJOR table column public.t.a",
+                "DROP MAJOR composite type column public.y.a",
+                "ALTER MAJOR type public.y",
+                "ALTER MAJOR table public.t",
+            ]
+        );
+        assert_eq!(db.changes_of("alter type y rename to z"), ["RENAME MAJOR type public.z"]);
+    });
+}
+
+/// The server adds constraints to the table that refers to a partitioned one: no change of anybody's, and not in a definition.
+#[test]
+fn a_partition_changes_no_table_that_refers_to_its_parent() {
+    each_version(|db| {
+        db.run("create table p (a int primary key) partition by range (a); create table r (a int references p)");
+        let definition = "select pggit.definition('pg_class'::regclass, 'r'::regclass)";
+        let before = db.run(definition);
+        assert!(before.contains("FOREIGN KEY (a) REFERENCES public.p(a)"), "{before}");
+        db.run("create table p1 partition of p for values from (0) to (9)");
+        assert_eq!(db.run("select count(*) > 1 from pg_constraint where conrelid = 'r'::regclass and contype = 'f'"), "t");
+        assert_eq!(db.run(definition), before);
+        for _ in 0..2 {
+            db.run("begin isolation level repeatable read; select suspected from pggit.probe(); commit");
+        }
+        assert_eq!(db.run("select count(*) from pggit.history where captured_by = 'probe'"), "0");
+    });
+}
+
+#[test]
 fn what_is_rolled_back_leaves_no_row() {
     each_version(|db| {
         db.run("create table d (i int primary key deferrable initially deferred)");
