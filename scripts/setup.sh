@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for one purpose, and nothing that is there already.
-#   scripts/setup.sh build | demo | tests | bench | clients
+#   scripts/setup.sh build | demo | tests | bench | clients | packages
 # Installing needs apt-get and root (or sudo); elsewhere this says what to install and stops.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 purpose=${1:-build}
-case $purpose in build | demo | tests | bench | clients) ;; *) fail "usage: scripts/setup.sh build|demo|tests|bench|clients" ;; esac
+case $purpose in build | demo | tests | bench | clients | packages) ;; *) fail "usage: scripts/setup.sh build|demo|tests|bench|clients|packages" ;; esac
 
 missing=()
 need() { # need PACKAGE CONDITION...: the package, unless the condition holds
@@ -26,7 +26,7 @@ has_server() { [ -n "$(newest_debian_server)" ] || [ -n "${PGGIT_PG_BIN:-}" ] ||
 need build-essential command -v cc
 need clang command -v clang
 need libclang-dev has_libclang
-if [ "$purpose" != build ]; then
+if [ "$purpose" != build ] && [ "$purpose" != packages ]; then
     need postgresql has_server
     need postgresql-client command -v psql
 fi
@@ -51,6 +51,16 @@ if [ "$purpose" = clients ]; then
     need golang-github-lib-pq-dev test -d /usr/share/gocode/src/github.com/lib/pq
     need libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
     need default-jdk-headless command -v javac
+fi
+if [ "$purpose" = packages ]; then
+    need debhelper command -v dh
+    need dpkg-dev command -v dpkg-buildpackage
+    need rpm command -v rpmbuild
+    need lintian command -v lintian
+    need rpmlint command -v rpmlint
+    need cpio command -v cpio
+    need debootstrap test -x /usr/sbin/debootstrap
+    need systemd command -v systemd-analyze
 fi
 [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 

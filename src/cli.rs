@@ -14,6 +14,7 @@ pub mod verify;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Overrides;
@@ -92,6 +93,12 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into a directory, for packages
+    #[command(hide = true)]
+    Man {
+        /// The directory
+        directory: PathBuf,
+    },
 }
 
 /// Runs the command.
@@ -110,6 +117,9 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "pggit-proxy", &mut std::io::stdout());
             Ok(())
+        }
+        Command::Man { directory } => {
+            clap_mangen::generate_to(Arguments::command(), &directory).with_context(|| directory.display().to_string())
         }
     };
     match result {

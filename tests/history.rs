@@ -376,7 +376,10 @@ fn a_partition_changes_no_table_that_refers_to_its_parent() {
         let before = db.run(definition);
         assert!(before.contains("FOREIGN KEY (a) REFERENCES public.p(a)"), "{before}");
         db.run("create table p1 partition of p for values from (0) to (9)");
-        assert_eq!(db.run("select count(*) > 1 from pg_constraint where conrelid = 'r'::regclass and contype = 'f'"), "t");
+        assert_eq!(
+            db.run("select count(*) > 1 from pg_constraint where conrelid = 'r'::regclass and contype = 'f'"),
+            "t"
+        );
         assert_eq!(db.run(definition), before);
         for _ in 0..2 {
             db.run("begin isolation level repeatable read; select suspected from pggit.probe(); commit");

@@ -85,7 +85,9 @@ fn what_a_first_snapshot_hides_is_put_right() {
             client.rows(&format!("begin isolation level {level}; select count(*) from pg_class"));
             other.rows("alter table old.t rename a to a2; alter table old.t alter b type varchar(20)");
             other.rows("alter table old.t add constraint positive check (a2 > 0); alter table old.t rename to t2; alter schema old rename to new");
-            other.rows("alter table new.again rename a to a2; alter type new.e add value 'y'; create table new.unseen (a int)");
+            other.rows(
+                "alter table new.again rename a to a2; alter type new.e add value 'y'; create table new.unseen (a int)",
+            );
             client.rows("set local search_path = new; alter table t2 add c text not null default 'c'; alter table again add c int");
             client.rows("alter table unseen add c int; alter type e rename to f; create index on t2 (c); commit");
             other.rows("alter table new.again add d int");
