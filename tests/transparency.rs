@@ -4,18 +4,19 @@
 
 #[path = "transparency/conversations.rs"]
 mod conversations;
+#[path = "transparency/encrypted.rs"]
+mod encrypted;
 mod support;
+#[path = "transparency/talk.rs"]
+mod talk;
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use conversations::Conversation;
-use support::rng::Rng;
 use support::{Message, Pg, PgServer, Proxy, Wire, wire};
+use talk::{Cut, Road, Talk, difference, hold};
 
 /// A server with a branch and a database that is none, and the proxy before it.
 struct Place {
@@ -34,21 +35,8 @@ impl Place {
         static PLACES: [OnceLock<Place>; 64] = [const { OnceLock::new() }; 64];
         PLACES[version.0 as usize].get_or_init(|| {
             let server = PgServer::with(version).config("wal_level = logical").start();
-            for database in [BRANCH, INJECTED, UNMANAGED] {
-                server.create_database(database);
-                server.psql(database, conversations::SCHEMA);
-            }
-            support::migrate(&server, BRANCH);
-            support::migrate_without_triggers(&server, INJECTED);
-            let mut config = "[upstream]\ndbname = \"app\"\n".to_owned();
-            for (group, _) in conversations::GROUPS {
-                for database in [BRANCH, INJECTED, UNMANAGED] {
-                    server.psql("postgres", &format!("create database {database}_{group} template {database}"));
-                }
-                config.push_str(&format!("[branches.{group}]\ndatabase = \"app_{group}\"\n"));
-                config.push_str(&format!("[branches.{group}_inj]\ndatabase = \"inj_{group}\"\n"));
-            }
-            let proxy = Proxy::start(&server, &config);
+            let branches = prepare(&server);
+            let proxy = Proxy::start(&server, &format!("[upstream]\ndbname = \"app\"\n{branches}"));
             Self { server, proxy }
         })
     }
@@ -58,135 +46,23 @@ impl Place {
     }
 }
 
-/// How a client's bytes are cut.
-#[derive(Clone, Copy, Debug)]
-enum Cut {
-    /// Each write as it is.
-    Whole,
-    /// One byte at a time.
-    Bytes,
-    /// Random pieces.
-    Random(u64),
-}
-
-/// A conversation under way: what is sent goes out in pieces, what is read is kept.
-struct Talk {
-    wire: Wire,
-    address: SocketAddr,
-    cut: Cut,
-    /// The database's own name, for names that are shared by a whole server.
-    label: String,
-    /// As it is called from here.
-    database: String,
-    heard: Vec<Message>,
-}
-
-impl Talk {
-    fn open(address: SocketAddr, cut: Cut, label: &str, database: &str) -> Self {
-        let wire = Wire::open(address);
-        wire.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        Self { wire, address, cut, label: label.to_owned(), database: database.to_owned(), heard: Vec::new() }
+/// Makes the databases; returns the configuration of their branches.
+fn prepare(server: &PgServer) -> String {
+    for database in [BRANCH, INJECTED, UNMANAGED] {
+        server.create_database(database);
+        server.psql(database, conversations::SCHEMA);
     }
-
-    /// Sends; the other side may have hung up already.
-    fn send(&mut self, bytes: &[u8]) {
-        let mut rng = Rng(1);
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let n = match self.cut {
-                Cut::Whole => rest.len(),
-                Cut::Bytes => 1,
-                Cut::Random(seed) => {
-                    rng.0 ^= seed;
-                    1 + rng.below(40)
-                }
-            };
-            let (piece, after) = rest.split_at(n.min(rest.len()));
-            if self.wire.stream.write_all(piece).is_err() {
-                return;
-            }
-            rest = after;
+    support::migrate(server, BRANCH);
+    support::migrate_without_triggers(server, INJECTED);
+    let mut branches = String::new();
+    for (group, _) in conversations::GROUPS {
+        for database in [BRANCH, INJECTED, UNMANAGED] {
+            server.psql("postgres", &format!("create database {database}_{group} template {database}"));
         }
+        branches.push_str(&format!("[branches.{group}]\ndatabase = \"app_{group}\"\n"));
+        branches.push_str(&format!("[branches.{group}_inj]\ndatabase = \"inj_{group}\"\n"));
     }
-
-    /// Sends, and reads up to ReadyForQuery.
-    fn ask(&mut self, bytes: &[u8]) {
-        self.send(bytes);
-        self.until(b'Z');
-    }
-
-    fn query(&mut self, sql: &str) {
-        self.ask(&wire::query(sql));
-    }
-
-    /// Reads up to a message of this kind.
-    fn until(&mut self, tag: u8) {
-        let messages = self.wire.read_until(tag);
-        self.heard.extend(messages);
-    }
-
-    /// Reads up to where the other side closes.
-    fn end(&mut self) {
-        let messages = self.wire.read_to_end();
-        self.heard.extend(messages);
-    }
-
-    /// The one-byte answer to a request for encryption, kept as a message.
-    fn byte(&mut self) {
-        let byte = self.wire.read_bytes(1).expect("an answer");
-        self.heard.push(Message { tag: byte[0], body: Vec::new() });
-    }
-
-    fn shut_writing(&mut self) {
-        self.wire.shut_writing();
-    }
-
-    /// A second client of the same place; what it hears is its own.
-    fn another(&self, database: &str) -> Wire {
-        Wire::connect(self.address, &[("user", "postgres"), ("database", database)])
-    }
-
-    /// The process id of the last BackendKeyData, and its secret.
-    fn key(&self) -> (u32, Vec<u8>) {
-        let body = &self.heard.iter().rfind(|message| message.tag == b'K').expect("a key").body;
-        (u32::from_be_bytes(body[..4].try_into().unwrap()), body[4..].to_vec())
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-/// Holds a conversation; what was heard, without what differs from one time to the next.
-fn hold(talk: &mut Talk, conversation: &Conversation) -> Vec<Message> {
-    let database = talk.database.clone();
-    let talking = AssertUnwindSafe(|| (conversation.talk)(talk, &database));
-    if catch_unwind(talking).is_err() {
-        // It waited in vain, most likely; what came before is compared all the same.
-        talk.heard.push(Message { tag: b'!', body: conversation.name.into() });
-    }
-    let mut heard = support::normalised(&talk.heard);
-    heard.iter_mut().filter(|message| message.tag == b'T').for_each(without_oids);
-    heard
-}
-
-fn difference(direct: &[Message], through: &[Message]) -> Option<String> {
-    if direct == through {
-        return None;
-    }
-    let at = direct.iter().zip(through).take_while(|(a, b)| a == b).count();
-    let three = |messages: &[Message]| format!("{:?}", messages.iter().skip(at).take(3).collect::<Vec<_>>());
-    Some(format!("message {at} differs\ndirect:  {}\nthrough: {}", three(direct), three(through)))
-}
-
-/// A table that was made anew has another number.
-fn without_oids(message: &mut Message) {
-    let mut at = 2;
-    while let Some(end) = message.body.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0)) {
-        at += end + 1;
-        message.body[at..at + 4].fill(0);
-        at += 18;
-    }
+    branches
 }
 
 /// Each group of conversations has a branch and a database of its own.
@@ -199,11 +75,11 @@ fn all_the_same(group: &str, cuts: &[Cut]) {
         let unmanaged = (format!("{UNMANAGED}_{group}"), format!("{UNMANAGED}_{group}"));
         for (database, through) in [branch, injected, unmanaged] {
             for conversation in conversations {
-                let mut talk = Talk::open(place.server.address, Cut::Whole, &database, &database);
+                let mut talk = Talk::open(place.server.address, &Road::Plain, Cut::Whole, &database, &database);
                 let heard = hold(&mut talk, conversation);
                 drop(talk);
                 for cut in cuts {
-                    let mut talk = Talk::open(place.proxy.clients, *cut, &database, &through);
+                    let mut talk = Talk::open(place.proxy.clients, &Road::Plain, *cut, &database, &through);
                     if let Some(problem) = difference(&heard, &hold(&mut talk, conversation)) {
                         let (name, version) = (conversation.name, place.server.version.0);
                         problems.push(format!("{name} on {version} in {through}, {cut:?}: {problem}"));

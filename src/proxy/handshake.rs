@@ -85,7 +85,10 @@ pub(super) async fn run(
     };
     let metrics = &relay.shared.metrics;
     let farewell = match first {
-        None => return Ok(None),
+        None => {
+            refuse::leave(&mut client).await;
+            return Ok(None);
+        }
         Some(Ok(First::Cancel { pid, secret })) => {
             metrics.connection(Connection::Cancel);
             // A key that is nobody's gets the same answer: none.
@@ -93,7 +96,7 @@ pub(super) async fn run(
                 // A server that hangs must not keep us waiting with it.
                 tokio::time::timeout(target.address.timeout(), Box::pin(target.cancel())).await??;
             }
-            let _ = client.shutdown().await;
+            refuse::leave(&mut client).await;
             return Ok(None);
         }
         Some(Ok(First::Startup(startup))) => {
@@ -106,6 +109,7 @@ pub(super) async fn run(
         // As the server does: what has not even a start-up packet's length gets no answer.
         Some(Err(Bad::Length)) => {
             metrics.connection(Connection::Protocol);
+            refuse::leave(&mut client).await;
             return Ok(None);
         }
         Some(Err(bad @ Bad::Unencrypted(_))) => Farewell {
@@ -177,7 +181,7 @@ async fn read_first(client: Transport, tls: &ListenTls) -> io::Result<(Stream, O
         }
         client = match (client, ready) {
             (Stream::Plain(plain), Some(ready)) if word[0] == HANDSHAKE && !asked_tls && !asked_gss => {
-                (asked_tls, asked_gss) = (true, true);
+                // Within it there is no other TLS, which may be asked for all the same.
                 client = Box::pin(tls::accept(plain, ready, &word)).await?;
                 continue;
             }

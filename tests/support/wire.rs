@@ -188,9 +188,14 @@ impl Wire {
 
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).unwrap();
+    }
+
+    /// As [`Self::send`], to another side that may have hung up.
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.tls {
-            None => self.stream.write_all(bytes).unwrap(),
-            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).write_all(bytes).unwrap(),
+            None => self.stream.write_all(bytes),
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).write_all(bytes),
         }
     }
 
@@ -241,6 +246,10 @@ impl Wire {
 
     /// Says that nothing more will be sent; answers can still be read.
     pub fn shut_writing(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            self.flush_tls();
+        }
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
@@ -293,7 +302,10 @@ impl Wire {
                 Ok(0) => return None,
                 Ok(n) => self.unread.extend_from_slice(&chunk[..n]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                // It closed with something of ours unread; with TLS, reading may find that there is still to write.
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+                    return None;
+                }
                 Err(error) => panic!("waited for {wanted} bytes, have {:?}: {error}", self.unread.escape_ascii()),
             }
         }
