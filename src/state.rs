@@ -146,6 +146,8 @@ pub struct Client {
     pub connected_at: SystemTime,
     /// Set at login.
     pub facts: std::sync::OnceLock<Arc<SessionFacts>>,
+    /// The version of TLS with the client, where there is TLS.
+    pub tls: std::sync::OnceLock<&'static str>,
     /// `application_name` now.
     pub application: Mutex<String>,
     /// The server's address, as it is dialled: host and port, or the socket. Set when it is connected.
@@ -207,6 +209,7 @@ impl Clients {
             server: std::sync::OnceLock::new(),
             connected_at: SystemTime::now(),
             facts: std::sync::OnceLock::new(),
+            tls: std::sync::OnceLock::new(),
             application: Mutex::new(String::new()),
             backend_pid: AtomicU32::new(0),
             state: AtomicU8::new(ClientState::Login as u8),

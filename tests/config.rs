@@ -185,7 +185,7 @@ fn bad_urls_are_told_without_the_password() {
     for url in [
         "mysql://u:hunter2@h/d",
         "postgres://u:hunter2@h",
-        "postgres://u:hunter2@h/d?sslmode=allow",
+        "postgres://u:hunter2@h/d?sslmode=alow",
         "postgres://u:hunter2@h/d?sslmode=verify",
         "postgres://u:hunter2@h/d?sslmod=disable",
         "postgres://u:hunter2@h:99999/d",
@@ -354,6 +354,8 @@ fn tls_needs_its_files_and_they_have_to_fit() {
     assert!(server("sslmode = \"verify_full\"").contains("did you mean \"verify-full\"?"));
     assert!(server("sslmode = \"require\"\nsslcert = \"x\"").contains("needed together"));
     assert!(server("sslnegotiation = \"direct\"").contains("needs `sslmode` = \"require\""));
+    assert!(server("sslnegotiation = \"direct\"\nsslmode = \"allow\"").contains("needs `sslmode` = \"require\""));
+    assert!(server("sslmode = \"require\"\nsslrootcert = \"system\"").contains("needs `sslmode` = \"verify-full\""));
     assert!(server("sslmode = \"verify-ca\"\nsslrootcert = \"/gone\"").contains("cannot read /gone"));
     let url =
         parse(&format!("[upstream]\nurl = \"postgres://u@db/d?sslmode=verify-full&sslrootcert={}\"", path("root.crt")));

@@ -242,9 +242,9 @@ pub fn control(data: &[u8]) {
     let mut stream = data;
     let opened = loop {
         match read_opening(&mut stream).now_or_never().expect("memory does not wait") {
-            Ok(Some(Opening::Encryption)) => {}
+            Ok(Some(Opening::Ssl | Opening::Gssenc)) => {}
             Ok(Some(Opening::Startup(mut packet))) => break decoded(&mut packet, true).is_some(),
-            Ok(Some(Opening::Cancel) | None) | Err(_) => break false,
+            Ok(Some(Opening::Cancel | Opening::Handshake(_)) | None) | Err(_) => break false,
         }
     };
     // What is no start-up packet may be the rest of a conversation, or a command as it stands.

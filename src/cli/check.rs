@@ -40,7 +40,7 @@ fn summary(file: &str, config: &Config) -> String {
     };
     line(
         "tls",
-        format!("{} to clients{tls}, {} to the server", config.listen.tls.mode.as_str(), upstream.ssl.mode.as_str()),
+        format!("{} to clients{tls}, {} to the server", config.listen.tls.mode.as_str(), upstream.ssl.mode().as_str()),
     );
     line("login", config.auth.mode.as_str().to_owned());
     line("control", format!("{}, {} users", address(config.control.address), config.control.users.len()));

@@ -1,5 +1,6 @@
 //! `--database-url`: a connection of a command's own.
 
+use std::path::Path;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use crate::config::{Upstream, ssl_of_url};
 use crate::history::{APPLICATION_NAME, in_words};
 use crate::proxy::road;
-use crate::tls::SslMode;
+use crate::tls::{Roots, SslMode};
 
 /// A server that does not answer must not hang a deployment.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,14 +42,17 @@ pub(super) async fn connect(url: &str) -> anyhow::Result<PgConnection> {
 async fn over_tls(options: PgConnectOptions, url: &str) -> anyhow::Result<PgConnectOptions> {
     let mut ssl = ssl_of_url(url).map_err(anyhow::Error::msg)?;
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    ssl.mode = match options.get_ssl_mode() {
-        PgSslMode::Disable => SslMode::Disable,
-        PgSslMode::Allow | PgSslMode::Prefer => SslMode::Prefer,
-        PgSslMode::Require => SslMode::Require,
-        PgSslMode::VerifyCa => SslMode::VerifyCa,
-        PgSslMode::VerifyFull => SslMode::VerifyFull,
-    };
-    ssl.roots = ssl.roots.or_else(|| variable("PGSSLROOTCERT").map(Into::into));
+    if ssl.mode.is_some() || variable("PGSSLMODE").is_some() {
+        ssl.mode = Some(match options.get_ssl_mode() {
+            PgSslMode::Disable => SslMode::Disable,
+            PgSslMode::Allow => SslMode::Allow,
+            PgSslMode::Prefer => SslMode::Prefer,
+            PgSslMode::Require => SslMode::Require,
+            PgSslMode::VerifyCa => SslMode::VerifyCa,
+            PgSslMode::VerifyFull => SslMode::VerifyFull,
+        });
+    }
+    ssl.roots = ssl.roots.or_else(|| variable("PGSSLROOTCERT").map(|name| Roots::named(&name, Path::new(""))));
     ssl.certificate = ssl.certificate.or_else(|| variable("PGSSLCERT").map(Into::into));
     ssl.key = ssl.key.or_else(|| variable("PGSSLKEY").map(Into::into));
     let options = options.ssl_mode(PgSslMode::Disable);

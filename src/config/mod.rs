@@ -213,6 +213,8 @@ pub struct ControlConfig {
     pub address: Option<SocketAddr>,
     /// Who may log in. Empty: anybody on a loopback address, as admin.
     pub users: Vec<ControlUser>,
+    /// TLS with whoever logs in. Default none.
+    pub tls: ListenTls,
 }
 
 /// One control user.
@@ -431,7 +433,7 @@ impl Default for BranchConfig {
 
 impl Default for ControlConfig {
     fn default() -> Self {
-        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 6433))), users: Vec::new() }
+        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 6433))), users: Vec::new(), tls: ListenTls::default() }
     }
 }
 

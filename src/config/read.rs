@@ -10,7 +10,7 @@ use super::branches::read_branches;
 use super::listen::{read_listen, read_tcp};
 use super::rules::read_rules;
 use super::section::{Reader, Section};
-use super::tls::read_auth;
+use super::tls::{read_auth, read_listen_tls};
 use super::upstream::{read_secret, read_upstream};
 use super::{
     Capture, Config, ControlConfig, ControlRole, ControlUser, HistoryConfig, HttpConfig, Limits, LogConfig, OnFailure,
@@ -120,8 +120,9 @@ fn read_control(mut section: Section<'_>, folder: &Path) -> ControlConfig {
     {
         section.problem(&placed.span, message);
     }
+    let tls = read_listen_tls(section.section("tls"), folder);
     section.finish();
-    ControlConfig { address: address.map_or(default.address, |placed| placed.value), users }
+    ControlConfig { address: address.map_or(default.address, |placed| placed.value), users, tls }
 }
 
 /// What is wrong with a control port that everybody may reach.

@@ -1,7 +1,9 @@
 //! The configuration as rows, for `SHOW CONFIG` and `check`.
 
+use std::path::PathBuf;
+
 use super::units::{show_duration, show_size};
-use super::{Capture, Config, ControlRole, OnFailure};
+use super::{Capture, Config, ControlRole, ListenTls, OnFailure};
 use crate::policy::Rule;
 
 /// Where a value came from.
@@ -60,14 +62,8 @@ impl Config {
         row("listen.proxy_protocol_from", networks.join(", "));
         row("listen.max_clients", self.listen.max_clients.to_string());
         row("listen.workers", self.listen.workers.to_string());
-        let path =
-            |path: &Option<std::path::PathBuf>| path.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
-        let (clients, server) = (&self.listen.tls, &self.upstream.ssl);
-        row("listen.tls.mode", clients.mode.as_str().to_owned());
-        row("listen.tls.cert", path(&clients.cert));
-        row("listen.tls.key", path(&clients.key));
-        row("listen.tls.client_ca", path(&clients.client_ca));
-        row("listen.tls.client_name", clients.user_from_certificate.to_string());
+        show_tls("listen.tls", &self.listen.tls, &mut row);
+        let server = &self.upstream.ssl;
         let (hosts, ports) = self.upstream.written();
         row("upstream.host", hosts);
         row("upstream.port", ports);
@@ -76,11 +72,11 @@ impl Config {
         row("upstream.user", self.upstream.user.clone());
         row("upstream.password", self.upstream.password.as_ref().map(|_| "***").unwrap_or_default().to_owned());
         row("upstream.connect_timeout", show_duration(self.upstream.connect_timeout));
-        row("upstream.sslmode", server.mode.as_str().to_owned());
+        row("upstream.sslmode", server.mode().as_str().to_owned());
         row("upstream.sslnegotiation", server.negotiation.as_str().to_owned());
-        row("upstream.sslrootcert", path(&server.roots));
-        row("upstream.sslcert", path(&server.certificate));
-        row("upstream.sslkey", path(&server.key));
+        row("upstream.sslrootcert", server.roots.as_ref().map(ToString::to_string).unwrap_or_default());
+        row("upstream.sslcert", show_path(&server.certificate));
+        row("upstream.sslkey", show_path(&server.key));
         row("auth.mode", self.auth.mode.as_str().to_owned());
         row("auth.auth_query", self.auth.auth_query.clone());
         row("auth.max_failures", self.auth.max_failures.to_string());
@@ -98,6 +94,7 @@ impl Config {
             row(&format!("rule.{}", rule.name), show_rule(rule));
         }
         row("control.address", show_address(self.control.address));
+        show_tls("control.tls", &self.control.tls, &mut row);
         for user in &self.control.users {
             row(&format!("control.users.{}.role", user.name), user.role.as_str().to_owned());
             row(&format!("control.users.{}.password", user.name), "***".to_owned());
@@ -159,6 +156,18 @@ impl ControlRole {
 
 fn show_address(address: Option<std::net::SocketAddr>) -> String {
     address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+}
+
+fn show_tls(section: &str, tls: &ListenTls, row: &mut impl FnMut(&str, String)) {
+    row(&format!("{section}.mode"), tls.mode.as_str().to_owned());
+    row(&format!("{section}.cert"), show_path(&tls.cert));
+    row(&format!("{section}.key"), show_path(&tls.key));
+    row(&format!("{section}.client_ca"), show_path(&tls.client_ca));
+    row(&format!("{section}.client_name"), tls.user_from_certificate.to_string());
+}
+
+fn show_path(path: &Option<PathBuf>) -> String {
+    path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
 }
 
 fn size(bytes: usize) -> String {

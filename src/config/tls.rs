@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::section::{Section, pick};
 use super::{AuthConfig, AuthMode, Config, ListenTls, TlsMode, Upstream};
-use crate::tls::{ForClients, Negotiation, ServerFiles, SslMode, ToServer};
+use crate::tls::{ForClients, Negotiation, Roots, ServerFiles, SslMode, ToServer};
 
 impl TlsMode {
     const WORDS: [(&'static str, Self); 3] =
@@ -62,27 +62,20 @@ pub(super) fn read_listen_tls(mut section: Section<'_>, folder: &Path) -> Listen
 
 /// Reads the TLS keys of `[upstream]` over what its URL says.
 pub(super) fn read_server_files(section: &mut Section<'_>, mut files: ServerFiles, folder: &Path) -> ServerFiles {
-    if let Some(mode) = section.parsed("sslmode", ssl_mode) {
-        files.mode = mode.value;
+    if let Some(mode) = section.parsed("sslmode", |text| pick("sslmode", text, &SslMode::WORDS)) {
+        files.mode = Some(mode.value);
     }
     files.negotiation = section.word("sslnegotiation", files.negotiation, &Negotiation::WORDS);
     let mut path = |key: &str, from_url: Option<PathBuf>| match section.text(key) {
         Some(text) => Some(folder.join(text.value)),
         None => from_url,
     };
-    files.roots = path("sslrootcert", files.roots.take());
     files.certificate = path("sslcert", files.certificate.take());
     files.key = path("sslkey", files.key.take());
-    files
-}
-
-pub(super) fn ssl_mode(text: &str) -> Result<SslMode, String> {
-    if text == "allow" {
-        return Err("`sslmode` = \"allow\" is not available: \"prefer\" uses TLS where the server has it, \
-                    \"disable\" never"
-            .to_owned());
+    if let Some(text) = section.text("sslrootcert") {
+        files.roots = Some(Roots::named(&text.value, folder));
     }
-    pick("sslmode", text, &SslMode::WORDS)
+    files
 }
 
 /// Reads `[auth]`.
@@ -122,7 +115,7 @@ impl Config {
                  cannot pass through: SCRAM's channel binding would tell the client or the server that somebody is \
                  between them; set auth.mode = \"scram\", or upstream.sslmode = \"disable\"",
                 self.listen.tls.mode.as_str(),
-                self.upstream.ssl.mode.as_str()
+                self.upstream.ssl.mode().as_str()
             )
         })
     }

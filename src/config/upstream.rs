@@ -9,10 +9,10 @@ use url::Url;
 use super::hosts::{WrittenHosts, read_hosts, read_ports, split_url};
 use super::read::Environment;
 use super::section::{Placed, Reader, Section, nearest, pick};
-use super::tls::{read_server_files, ssl_mode};
+use super::tls::read_server_files;
 use super::{Secret, SessionAttrs, Upstream, ValueOrigin};
 use crate::branch::check_database_name;
-use crate::tls::{Negotiation, ServerFiles};
+use crate::tls::{Negotiation, Roots, ServerFiles, SslMode};
 
 const URL: &str = "PGGIT_UPSTREAM_URL";
 const PASSWORD: &str = "PGGIT_UPSTREAM_PASSWORD";
@@ -259,11 +259,11 @@ impl UrlParts {
                 let seconds = seconds.filter(|timeout| CONNECT_TIMEOUT.contains(timeout));
                 self.connect_timeout = Some(seconds.ok_or("the URL's connect_timeout is in seconds, from 1 to 600")?);
             }
-            "sslmode" => self.ssl.mode = ssl_mode(value).map_err(of_the_url)?,
+            "sslmode" => self.ssl.mode = Some(pick("sslmode", value, &SslMode::WORDS).map_err(of_the_url)?),
             "sslnegotiation" => {
                 self.ssl.negotiation = pick("sslnegotiation", value, &Negotiation::WORDS).map_err(of_the_url)?;
             }
-            "sslrootcert" => self.ssl.roots = Some(value.into()),
+            "sslrootcert" => self.ssl.roots = Some(Roots::named(value, Path::new(""))),
             "sslcert" => self.ssl.certificate = Some(value.into()),
             "sslkey" => self.ssl.key = Some(value.into()),
             _ => {

@@ -7,6 +7,9 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::tls::HANDSHAKE;
+use crate::wire::startup::{GSSENC_REQUEST, SSL_REQUEST};
+
 /// A start-up packet, as the server limits it.
 const MAX_STARTUP: usize = 10_000;
 
@@ -32,8 +35,12 @@ pub enum FrameError {
 pub enum Opening {
     /// The start-up packet with its length.
     Startup(BytesMut),
-    /// SSLRequest or GSSENCRequest: answer `N` and read again.
-    Encryption,
+    /// SSLRequest: answer, and read again.
+    Ssl,
+    /// GSSENCRequest: answer `N` and read again.
+    Gssenc,
+    /// TLS has begun unasked; these are its first bytes.
+    Handshake([u8; 8]),
     /// CancelRequest: nothing here runs long enough to be cancelled.
     Cancel,
 }
@@ -46,10 +53,14 @@ pub async fn read_opening(stream: &mut (impl AsyncRead + Unpin)) -> Result<Optio
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(error) => return Err(error.into()),
     }
+    if head.first() == Some(&HANDSHAKE) {
+        return Ok(Some(Opening::Handshake(head)));
+    }
     let mut fields = &head[..];
     let (length, code) = (fields.get_u32() as usize, fields.get_u32());
     match (length, code) {
-        (8, 80_877_103 | 80_877_104) => return Ok(Some(Opening::Encryption)),
+        (8, SSL_REQUEST) => return Ok(Some(Opening::Ssl)),
+        (8, GSSENC_REQUEST) => return Ok(Some(Opening::Gssenc)),
         (12..=MAX_LOGIN_MESSAGE, 80_877_102) => return Ok(Some(Opening::Cancel)),
         (9..=MAX_STARTUP, _) if code >> 16 == 3 => {}
         (9..=MAX_STARTUP, _) => return Err(FrameError::Malformed("unsupported frontend protocol")),

@@ -1,6 +1,6 @@
 //! The control port: operators talk to the proxy with psql or any PostgreSQL driver.
 //!
-//! [`server`] takes connections and reads whole, checked messages; pgwire carries the conversation; [`auth`] logs
+//! [`open`] has TLS with whoever asks for it; [`server`] takes connections and reads whole, checked messages; pgwire carries the conversation; [`auth`] logs
 //! users in; [`session`] runs what [`command`] parsed; [`show`] makes the rows and [`table`] filters, sorts and
 //! cuts them. pgwire trusts lengths and counts that come from the network, so nothing reaches its decoders that
 //! [`frame`] has not checked.
@@ -9,6 +9,7 @@ mod auth;
 pub mod command;
 mod filter;
 pub mod frame;
+mod open;
 mod pause;
 mod seats;
 mod server;

@@ -20,10 +20,12 @@ use tokio_util::codec::Framed;
 
 use super::CommandError;
 use super::command::Command;
-use super::frame::{FrameError, MAX_LOGIN_MESSAGE, MAX_MESSAGE, Opening, read_message, read_opening};
+use super::frame::{FrameError, MAX_LOGIN_MESSAGE, MAX_MESSAGE, read_message};
+use super::open::{is_welcome, open};
 use super::seats::Seats;
 use super::session::Session;
 use crate::state::{Life, Shared};
+use crate::tls::Stream;
 
 /// From accept to the end of login at most; less where `limits.login_timeout` is less.
 const LOGIN_TIME: Duration = Duration::from_secs(10);
@@ -37,10 +39,7 @@ const FAREWELL_TIME: Duration = Duration::from_secs(1);
 /// After a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// SSLRequest and GSSENCRequest, each once.
-const MAX_ENCRYPTION_REQUESTS: usize = 2;
-
-type Socket = Framed<TcpStream, PgWireMessageServerCodec<Command>>;
+type Socket = Framed<Stream<TcpStream>, PgWireMessageServerCodec<Command>>;
 
 /// Serves the control port until the process ends.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
@@ -71,16 +70,20 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()>
     Ok(())
 }
 
-async fn converse(mut stream: TcpStream, peer: SocketAddr, session: Arc<Session>) -> Result<(), FrameError> {
+async fn converse(stream: TcpStream, peer: SocketAddr, session: Arc<Session>) -> Result<(), FrameError> {
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_keepalive(true);
-    let login_time = session.shared().config.load().limits.login_timeout.min(LOGIN_TIME);
-    let deadline = Instant::now() + login_time;
-    let startup = tokio::select! {
-        opened = timeout_at(deadline, open(&mut stream)) => opened.unwrap_or(Ok(None)),
+    let config = session.shared().config.load_full();
+    let deadline = Instant::now() + config.limits.login_timeout.min(LOGIN_TIME);
+    let tls = &config.control.tls;
+    let (stream, startup) = tokio::select! {
+        opened = timeout_at(deadline, open(stream, tls)) => match opened {
+            Ok(opened) => opened?,
+            Err(_) => return Ok(()),
+        },
         () = session.seat().evicted() => return Ok(()),
     };
-    let mut client = DefaultClient::new(peer, false);
+    let mut client = DefaultClient::new(peer, stream.is_tls());
     client.set_state(PgWireConnectionState::AwaitingStartup);
     let mut socket = Framed::new(stream, PgWireMessageServerCodec::new(client));
     let mut startup = match startup {
@@ -92,6 +95,12 @@ async fn converse(mut stream: TcpStream, peer: SocketAddr, session: Arc<Session>
     context.awaiting_frontend_ssl = false;
     let decoded = PgWireFrontendMessage::decode(&mut startup, &context);
     context.awaiting_frontend_startup = false;
+    if let Ok(Some(PgWireFrontendMessage::Startup(startup))) = &decoded
+        && let Err(refused) = is_welcome(socket.get_ref(), tls, startup)
+    {
+        return say(&mut socket, refused.fatal()).await;
+    }
+    drop(config);
     if !answer(&mut socket, &session, decoded).await? {
         return Ok(());
     }
@@ -124,18 +133,6 @@ async fn converse(mut stream: TcpStream, peer: SocketAddr, session: Arc<Session>
 /// Returns when the process ends.
 async fn ending(life: &mut watch::Receiver<Life>) {
     let _ = life.wait_for(|life| *life == Life::Ending).await;
-}
-
-/// Answers encryption requests with `N` and returns the start-up packet; `None` when there will be none.
-async fn open(stream: &mut TcpStream) -> Result<Option<BytesMut>, FrameError> {
-    for _ in 0..=MAX_ENCRYPTION_REQUESTS {
-        match read_opening(stream).await? {
-            Some(Opening::Startup(packet)) => return Ok(Some(packet)),
-            Some(Opening::Encryption) => stream.write_all(b"N").await?,
-            Some(Opening::Cancel) | None => return Ok(None),
-        }
-    }
-    Err(FrameError::Malformed("too many requests for encryption"))
 }
 
 /// Lets pgwire and the session answer one message; false when the connection is over.

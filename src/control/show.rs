@@ -90,7 +90,8 @@ columns! {
         "bytes_in" Int "bytes from the client so far",
         "bytes_out" Int "bytes to the client so far",
         "connected_at" Text "time, UTC",
-        "session" Text "`session_id` of its rows in `pggit.history` and `pggit.statements`",;
+        "session" Text "`session_id` of its rows in `pggit.history` and `pggit.statements`",
+        "tls" Text "version of TLS with the client, such as `TLSv1.3`; empty without",;
     SERVERS:
         "backend_pid" Int "process id on the server; NULL while it logs in",
         "client" Int "the client that it serves, as in SHOW CLIENTS",
@@ -323,6 +324,7 @@ fn client_row(client: &Client) -> Vec<Value> {
         Value::count(client.bytes_out.load(Relaxed)),
         time(client.connected_at).into(),
         facts.map(|facts| facts.id.to_string()).into(),
+        client.tls.get().copied().unwrap_or_default().into(),
     ]
 }
 

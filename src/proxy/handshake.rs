@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::login::{self, Stop};
 use super::stream::Stream;
-use super::tls::{self, HANDSHAKE};
 use super::transport::Transport;
 use super::upstream::{self, Address, NoServer};
 use super::{Relay, foreign, refuse};
@@ -148,6 +147,9 @@ async fn log_in(
     peer: Option<SocketAddr>,
     deadline: Instant,
 ) -> io::Result<Result<(Arc<Client>, Start), Farewell>> {
+    if let (Some(place), Some(version)) = (&place, client.tls_version()) {
+        let _ = place.tls.set(version);
+    }
     if let Err(farewell) = is_welcome(client, tls, &startup) {
         return Ok(Err(farewell));
     }
@@ -180,9 +182,9 @@ async fn read_first(client: Transport, tls: &ListenTls) -> io::Result<(Stream, O
             return if nothing { Ok((client, None)) } else { Err(error) };
         }
         client = match (client, ready) {
-            (Stream::Plain(plain), Some(ready)) if word[0] == HANDSHAKE && !asked_tls && !asked_gss => {
+            (Stream::Plain(plain), Some(ready)) if word[0] == crate::tls::HANDSHAKE && !asked_tls && !asked_gss => {
                 // Within it there is no other TLS, which may be asked for all the same.
-                client = Box::pin(tls::accept(plain, ready, &word)).await?;
+                client = Box::pin(crate::tls::accept(plain, ready, &word)).await?;
                 continue;
             }
             (client, _) => client,
@@ -209,7 +211,7 @@ async fn read_first(client: Transport, tls: &ListenTls) -> io::Result<(Stream, O
                 }
                 asked_gss = true;
                 plain.write_all(b"S").await?;
-                Box::pin(tls::accept(plain, ready, &[])).await?
+                Box::pin(crate::tls::accept(plain, ready, &[])).await?
             }
             (mut client, _) => {
                 // As the server does: whoever asks waits for the answer.
@@ -252,7 +254,7 @@ pub(super) struct Start {
     pub server: Stream,
     pub facts: Arc<SessionFacts>,
     application: String,
-    address: Address,
+    pub address: Address,
     replication: bool,
     pub packet: Vec<u8>,
     pub greeting: Vec<u8>,

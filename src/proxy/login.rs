@@ -8,6 +8,7 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Relay;
+use super::greet::{greet, read_frame};
 use super::handshake::{Farewell, Start};
 use super::stream::Stream;
 use crate::auth::{self, Answer, Bad, Channel, Nonce, Proven, SCRAM_PLUS, Secret};
@@ -17,8 +18,6 @@ use crate::telemetry::{Connection, Side};
 use crate::tls::binding;
 use crate::wire::frame::{self, HEADER, cstr};
 
-/// Longer messages the server does not send before a login; libpq's own bound for an error at that time.
-const MAX_GREETING: usize = 30_000;
 /// Longer answers to SASL the server takes from nobody.
 const MAX_ANSWER: usize = 1024;
 
@@ -51,22 +50,19 @@ pub(super) async fn run(
     let mode = relay.shared.config.load().auth.mode;
     // A client without TLS takes it for an attack when it is offered to bind its login to TLS.
     let hides_binding = start.server.is_tls() && !client.is_tls();
-    if mode == AuthMode::Passthrough && !hides_binding {
+    let may_turn = start.address.other_road(start.server.is_tls()).is_some();
+    if mode == AuthMode::Passthrough && !hides_binding && !may_turn {
         return Ok(());
     }
-    start.server.write_all(&std::mem::take(&mut start.packet)).await?;
-    let question = loop {
-        let Some(frame) = read_frame(&mut start.server).await? else { return Ok(()) };
-        match frame.first() {
-            Some(b'R') if request(&frame) == Some(SASL) => break frame,
-            // NegotiateProtocolVersion, notices
-            Some(b'v' | b'N') => start.greeting.extend_from_slice(&frame),
-            _ => {
-                start.greeting.extend_from_slice(&frame);
-                return Ok(());
-            }
-        }
-    };
+    let packet = std::mem::take(&mut start.packet);
+    let greeting = greet(&mut start.server, &mut start.address, &packet).await?;
+    start.greeting = greeting.notices;
+    let Some(first) = greeting.first else { return Ok(()) };
+    if request(&first) != Some(SASL) {
+        start.greeting.extend_from_slice(&first);
+        return Ok(());
+    }
+    let question = first;
     match mode {
         AuthMode::Passthrough => {
             let mechanisms: Vec<_> = offered(&question).filter(|name| *name != SCRAM_PLUS.as_bytes()).collect();
@@ -285,24 +281,6 @@ async fn put_request(client: &mut Stream, code: u32, message: &[u8]) -> io::Resu
     });
     client.write_all(&out).await?;
     client.flush().await
-}
-
-/// One whole message of the server; `None` when it has closed. Not a byte more is read.
-async fn read_frame(server: &mut Stream) -> io::Result<Option<Vec<u8>>> {
-    server.flush().await?;
-    let mut head = [0; HEADER];
-    if let Err(error) = server.read_exact(&mut head).await {
-        return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
-    }
-    let [_, length @ ..] = head;
-    let length = u32::from_be_bytes(length) as usize;
-    if !(4..=MAX_GREETING).contains(&length) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of the server is too long before a login"));
-    }
-    let mut frame = head.to_vec();
-    frame.resize(length + 1, 0);
-    server.read_exact(frame.get_mut(HEADER..).unwrap_or_default()).await?;
-    Ok(Some(frame))
 }
 
 /// The body of the client's next message, which has to be an answer.

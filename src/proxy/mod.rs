@@ -3,13 +3,14 @@
 //! Each [`worker`] thread takes clients from the one listening socket; a client's two sockets, its task and its buffers
 //! stay with one thread.
 //! [`introduction`] learns whom a load balancer speaks for, [`handshake`] reads the start-up packet and finds the branch,
-//! [`login`] has its part in logging in, [`upstream`] connects to the server, [`tls`] encrypts either leg ([`stream`]),
+//! [`login`] has its part in logging in, [`upstream`] connects to the server, with [`tls`] where it is to be, [`greet`] hears its first words,
 //! [`road`] does so for the recorder, [`drive`] relays until one side ends, [`cancel`] carries cancel requests.
 
 mod buffers;
 mod cancel;
 mod drive;
 mod foreign;
+mod greet;
 mod handshake;
 mod introduction;
 mod listener;

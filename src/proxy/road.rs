@@ -8,14 +8,18 @@ use std::os::unix::net;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use uuid::Uuid;
 
+use super::greet::greet;
 use super::refuse;
 use super::stream::Stream;
 use super::upstream::Address;
 use crate::config::{TcpLimits, Upstream};
+use crate::tls::Order;
 use crate::wire::error::Text;
+use crate::wire::startup;
 
 /// How long a start waits to hear whether the server has TLS.
 const PROBE: Duration = Duration::from_secs(1);
@@ -28,7 +32,9 @@ const PROBE: Duration = Duration::from_secs(1);
 pub async fn open(upstream: &Upstream) -> io::Result<Option<PathBuf>> {
     let Some(tls) = &upstream.tls else { return Ok(None) };
     let address = Address::of(upstream, TcpLimits::default());
-    if tls.optional && matches!(tokio::time::timeout(PROBE, address.connect()).await, Ok(Ok(Stream::Plain(_)))) {
+    if tls.order == Order::TlsFirst
+        && matches!(tokio::time::timeout(PROBE, address.connect()).await, Ok(Ok(Stream::Plain(_))))
+    {
         return Ok(None);
     }
     let directory = format!("pggit-proxy-{}", Uuid::new_v4());
@@ -56,8 +62,8 @@ fn is_own(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.pid().is_some() && peer.pid() == own)
 }
 
-async fn carry(mut recorder: UnixStream, address: Address) {
-    match address.connect().await {
+async fn carry(mut recorder: UnixStream, mut address: Address) {
+    match begin(&mut recorder, &mut address).await {
         Ok(mut server) => {
             // Either side's end is told to the other; why it ended is the server's to say.
             let _ = tokio::io::copy_bidirectional(&mut recorder, &mut server).await;
@@ -67,4 +73,20 @@ async fn carry(mut recorder: UnixStream, address: Address) {
             refuse::say(&mut recorder, Text { sqlstate: "08006", message: &message, detail: None, hint: None }).await;
         }
     }
+}
+
+/// Connects, and goes on from the server's first answer, which may send us by another road.
+async fn begin(recorder: &mut UnixStream, address: &mut Address) -> io::Result<Stream> {
+    let mut server = address.connect().await?;
+    let mut word = [0; 4];
+    recorder.read_exact(&mut word).await?;
+    let length = startup::length(word).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad.to_string()))?;
+    let mut packet = word.to_vec();
+    packet.resize(length, 0);
+    recorder.read_exact(packet.get_mut(word.len()..).unwrap_or_default()).await?;
+    let patience = address.timeout();
+    let greeting = tokio::time::timeout(patience, greet(&mut server, address, &packet)).await??;
+    recorder.write_all(&greeting.notices).await?;
+    recorder.write_all(&greeting.first.unwrap_or_default()).await?;
+    Ok(server)
 }

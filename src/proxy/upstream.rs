@@ -11,7 +11,7 @@ use super::tls;
 use super::transport::Transport;
 use crate::config::{TcpLimits, Upstream};
 use crate::state::Shared;
-use crate::tls::ToServer;
+use crate::tls::{Order, ToServer};
 
 /// Where the server listens; kept for cancel requests, which go the same way, with TLS where the session has it.
 #[derive(Debug, Clone)]
@@ -49,15 +49,33 @@ impl Address {
 
     async fn connect_patiently(&self) -> io::Result<Stream> {
         let stream = self.reach().await?;
-        let Some(tls) = &self.tls else { return Ok(Stream::Plain(stream)) };
+        let Some(tls) = self.tls.as_ref().filter(|tls| tls.order != Order::PlainFirst) else {
+            return Ok(Stream::Plain(stream));
+        };
         match tls::connect(stream, tls).await {
-            Err(error) if tls.optional => {
+            Err(error) if tls.order == Order::TlsFirst => {
                 // As libpq does: a server whose TLS does not work is taken without.
                 tracing::debug!(%error, "no TLS with the server");
                 Ok(Stream::Plain(self.reach().await?))
             }
             connected => connected,
         }
+    }
+
+    /// The way that is left when the server refused whoever came by this one.
+    pub fn other_road(&self, came_by_tls: bool) -> Option<Self> {
+        let tls = self.tls.as_ref()?;
+        let tls = match (tls.order, came_by_tls) {
+            (Order::TlsFirst, true) => None,
+            (Order::PlainFirst, false) => Some(ToServer { order: Order::TlsOnly, ..tls.clone() }),
+            (Order::TlsOnly | Order::TlsFirst | Order::PlainFirst, _) => return None,
+        };
+        Some(Self { tls, ..self.clone() })
+    }
+
+    /// From now on with TLS only, or without.
+    pub fn keep_to(&mut self, by_tls: bool) {
+        self.tls = self.tls.take().filter(|_| by_tls).map(|tls| ToServer { order: Order::TlsOnly, ..tls });
     }
 
     async fn reach(&self) -> io::Result<Transport> {

@@ -1,12 +1,14 @@
-//! TLS on both legs: certificates and keys from files, in the form the proxy uses them in.
+//! TLS on both legs and on the control port: certificates and keys from files, in the form they are used in.
 //!
-//! [`clients`] is the side that clients see, [`server`] the one that the server sees, [`binding`] what SCRAM ties a
+//! [`clients`] is the side that clients see, [`server`] the one that the server sees, [`stream`] a connection with it or without, [`binding`] what SCRAM ties a
 //! password exchange to. One implementation, rustls, with one provider of cryptography, ring.
 
 pub mod binding;
 pub mod clients;
 mod der;
 pub mod server;
+mod stream;
+mod system;
 mod verify;
 
 use std::path::Path;
@@ -18,7 +20,8 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use clients::ForClients;
-pub use server::{Negotiation, ServerFiles, SslMode, ToServer};
+pub use server::{Negotiation, Order, Roots, ServerFiles, SslMode, ToServer};
+pub use stream::{HANDSHAKE, Stream, accept};
 
 /// What both sides of a connection call PostgreSQL's protocol, in ALPN.
 ///

@@ -1,7 +1,7 @@
 //! The side of TLS that the server sees.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::ServerName;
 
 use super::verify::{Belief, Verifier};
-use super::{ALPN, authorities, certificates, private_key, provider};
+use super::{ALPN, authorities, certificates, private_key, provider, system};
 
 /// libpq's `sslmode`.
 ///
@@ -19,6 +19,8 @@ use super::{ALPN, authorities, certificates, private_key, provider};
 pub enum SslMode {
     /// Never.
     Disable,
+    /// Where the server lets nobody in without.
+    Allow,
     /// Where the server speaks it.
     #[default]
     Prefer,
@@ -43,16 +45,37 @@ pub enum Negotiation {
 /// What the configuration says of TLS to the server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServerFiles {
-    /// `sslmode`
-    pub mode: SslMode,
+    /// `sslmode`, where it is said
+    pub mode: Option<SslMode>,
     /// `sslnegotiation`
     pub negotiation: Negotiation,
     /// `sslrootcert`
-    pub roots: Option<PathBuf>,
+    pub roots: Option<Roots>,
     /// `sslcert`
     pub certificate: Option<PathBuf>,
     /// `sslkey`
     pub key: Option<PathBuf>,
+}
+
+/// libpq's `sslrootcert`: the authorities to believe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Roots {
+    /// Those of a PEM file.
+    File(PathBuf),
+    /// `system`: those that everybody on this machine believes, so that the name has to be right too.
+    System,
+}
+
+/// Which way a server is reached first. The other way is for a server that has no TLS, or that refuses whoever comes the
+/// first way before it has asked for anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// With TLS or not at all.
+    TlsOnly,
+    /// `prefer`
+    TlsFirst,
+    /// `allow`
+    PlainFirst,
 }
 
 /// TLS to the server, ready to be used.
@@ -62,8 +85,8 @@ pub struct ToServer {
     pub config: Arc<ClientConfig>,
     /// Whom we expect.
     pub name: ServerName<'static>,
-    /// `prefer`: a server without TLS is taken as it is.
-    pub optional: bool,
+    /// Whether TLS can be done without, and when.
+    pub order: Order,
     /// No SSLRequest first.
     pub direct: bool,
     /// Whether it lately said that it has none.
@@ -91,9 +114,10 @@ impl Refused {
 }
 
 impl SslMode {
-    /// libpq's words; `allow` would try without TLS first, which nobody wants who has a choice.
-    pub const WORDS: [(&'static str, Self); 5] = [
+    /// libpq's words.
+    pub const WORDS: [(&'static str, Self); 6] = [
         ("disable", Self::Disable),
+        ("allow", Self::Allow),
         ("prefer", Self::Prefer),
         ("require", Self::Require),
         ("verify-ca", Self::VerifyCa),
@@ -104,10 +128,21 @@ impl SslMode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disable => "disable",
+            Self::Allow => "allow",
             Self::Prefer => "prefer",
             Self::Require => "require",
             Self::VerifyCa => "verify-ca",
             Self::VerifyFull => "verify-full",
+        }
+    }
+
+    /// `None`: there is no TLS.
+    fn order(self) -> Option<Order> {
+        match self {
+            Self::Disable => None,
+            Self::Allow => Some(Order::PlainFirst),
+            Self::Prefer => Some(Order::TlsFirst),
+            Self::Require | Self::VerifyCa | Self::VerifyFull => Some(Order::TlsOnly),
         }
     }
 }
@@ -125,18 +160,44 @@ impl Negotiation {
     }
 }
 
+impl Roots {
+    /// A file in this folder, or libpq's word for no file.
+    pub fn named(text: &str, folder: &Path) -> Self {
+        if text == "system" { Self::System } else { Self::File(folder.join(text)) }
+    }
+}
+
+impl fmt::Display for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::System => f.write_str("system"),
+        }
+    }
+}
+
 impl ServerFiles {
+    /// `sslmode`. Unsaid it is what libpq makes of it.
+    pub fn mode(&self) -> SslMode {
+        let unsaid = if self.roots == Some(Roots::System) { SslMode::VerifyFull } else { SslMode::default() };
+        self.mode.unwrap_or(unsaid)
+    }
+
     /// What is wrong with these together, whatever is in the files.
     fn contradiction(&self) -> Option<String> {
-        let verifies = matches!(self.mode, SslMode::VerifyCa | SslMode::VerifyFull);
-        if verifies && self.roots.is_none() {
-            let mode = self.mode.as_str();
+        let mode = self.mode();
+        if matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) && self.roots.is_none() {
+            let mode = mode.as_str();
             return Some(format!("`sslmode` = \"{mode}\" needs `sslrootcert`, the authorities to believe"));
+        }
+        if self.roots == Some(Roots::System) && mode != SslMode::VerifyFull {
+            // Anybody can have a certificate of theirs: it is the name in it that counts.
+            return Some("`sslrootcert` = \"system\" needs `sslmode` = \"verify-full\"".to_owned());
         }
         if self.certificate.is_some() != self.key.is_some() {
             return Some("`sslcert` and `sslkey` are needed together".to_owned());
         }
-        if self.negotiation == Negotiation::Direct && matches!(self.mode, SslMode::Disable | SslMode::Prefer) {
+        if self.negotiation == Negotiation::Direct && mode.order() != Some(Order::TlsOnly) {
             return Some("`sslnegotiation` = \"direct\" needs `sslmode` = \"require\" or more".to_owned());
         }
         None
@@ -149,9 +210,7 @@ impl ToServer {
         if let Some(contradiction) = files.contradiction() {
             return Err(contradiction);
         }
-        if files.mode == SslMode::Disable || host.starts_with('/') {
-            return Ok(None);
-        }
+        let Some(order) = files.mode().order().filter(|_| !host.starts_with('/')) else { return Ok(None) };
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| format!("\"{host}\" is no host name that a certificate could be made out to"))?;
         let verifier = Verifier { provider: provider(), belief: belief(files)? };
@@ -167,19 +226,23 @@ impl ToServer {
             _ => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
-        let optional = files.mode == SslMode::Prefer;
         let direct = files.negotiation == Negotiation::Direct;
-        Ok(Some(Self { config: Arc::new(config), name, optional, direct, refused: Arc::default() }))
+        Ok(Some(Self { config: Arc::new(config), name, order, direct, refused: Arc::default() }))
     }
 }
 
 /// As libpq: `require` verifies like `verify-ca` where there is something to verify with.
 fn belief(files: &ServerFiles) -> Result<Belief, String> {
-    let Some(path) = files.roots.as_ref().filter(|_| files.mode != SslMode::Prefer) else { return Ok(Belief::Anyone) };
-    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities(path)?), provider())
+    let optional = files.mode().order() != Some(Order::TlsOnly);
+    let Some(roots) = files.roots.as_ref().filter(|_| !optional) else { return Ok(Belief::Anyone) };
+    let (store, known) = match roots {
+        Roots::File(path) => (authorities(path)?, certificates(path)?),
+        Roots::System => (system::authorities()?, Vec::new()),
+    };
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
         .build()
-        .map_err(|error| format!("{} cannot be used: {error}", path.display()))?;
-    Ok(Belief::Signed { chains, known: certificates(path)?, named: files.mode == SslMode::VerifyFull })
+        .map_err(|error| format!("{roots} cannot be used: {error}"))?;
+    Ok(Belief::Signed { chains, known, named: files.mode() == SslMode::VerifyFull })
 }
 
 /// Nothing of the key.
