@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use support::repository::repository;
 use support::wire::{self, V3_0, query};
-use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions, wait_for};
+use support::{Certs, Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions, wait_for};
 
 fn direct(server: &PgServer, database: &str) -> Wire {
     Wire::connect(server.address, &[("user", "postgres"), ("database", database)])
@@ -83,6 +83,26 @@ fn who_works_is_not_idle() {
             assert_eq!(client.value("select pg_sleep(0.02)::text"), "");
         }
         assert_eq!(last_word(&mut client)[1], "57P05");
+    }
+}
+
+/// A Query behind a Parse ends the wait for its Sync: the server has said that it is ready, on 15 outside of the transaction and on
+/// 18 within it.
+#[test]
+fn a_query_in_the_middle_of_a_batch_does_not_keep_a_session_for_ever() {
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let limits = "[limits]\nclient_idle_timeout = \"1s\"\nidle_in_transaction_timeout = \"1s\"\n";
+        let (database, proxy) = repository(server, limits);
+        for ends in [query("select 1"), query("create table u (a int)")] {
+            let mut client = proxy.connect(&database);
+            let heard = client.ask(&[wire::parse("", "select 1", &[]), ends].concat());
+            let code = match heard.last().unwrap().body[..] {
+                [b'I'] => "57P05",
+                _ => "25P03",
+            };
+            assert_eq!(last_word(&mut client)[1], code, "{heard:?}");
+        }
     }
 }
 
@@ -225,6 +245,44 @@ fn pause_holds_statements_and_newcomers() {
         assert_eq!(newcomer.value("select count(*) from t"), "4");
         let answer = support::psql(&proxy.control_dsn(), "RESUME");
         assert!(String::from_utf8_lossy(&answer.stderr).contains("it was not paused"));
+    }
+}
+
+#[test]
+fn who_leaves_during_a_pause_is_gone_and_what_was_said_before_still_runs() {
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let certs = Certs::new();
+        let tls = format!("sslmode = \"disable\"\n[listen.tls]\n{}", certs.listen("allow"));
+        let (database, proxy) = repository(server, &tls);
+        let login = [("user", "postgres"), ("database", &*database)];
+        let mut staying = proxy.connect(&database);
+        staying.rows("create table t (a int)");
+        let (vanishing, mut ending, mut asking) =
+            (proxy.connect(&database), proxy.connect(&database), proxy.connect(&database));
+        let mut encrypted = Wire::open_tls(proxy.clients, &certs.rustls(None, true)).unwrap();
+        encrypted.log_in(V3_0, &login);
+        let last = asking.key().0;
+        proxy.control("PAUSE");
+        assert_eq!(states(&proxy), ["paused"; 5].join(", "));
+        drop(vanishing);
+        ending.send(&wire::terminate());
+        assert!(ending.read_to_end().is_empty());
+        encrypted.shut_writing();
+        assert!(encrypted.read_to_end().is_empty());
+        asking.send(&query("insert into t values (1)"));
+        asking.shut_writing();
+        staying.send(&query("insert into t values (2)"));
+        assert!(eventually(PATIENCE, || states(&proxy) == "paused, paused"), "{}", states(&proxy));
+        assert_eq!(server.psql(&database, "select count(*) from t"), "0");
+        // It leaves without a word, but has asked before.
+        let there = format!("select count(*) from pg_stat_activity where pid = {last}");
+        assert_eq!(server.psql(&database, &there), "1");
+        proxy.control("RESUME");
+        for client in [&mut asking, &mut staying] {
+            assert_eq!(client.read_until_ready()[0].command_tag(), "INSERT 0 1");
+        }
+        assert_eq!(staying.value("select count(*) from t"), "2");
     }
 }
 

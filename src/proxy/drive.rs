@@ -95,6 +95,8 @@ struct Drive<'a> {
     counted: bool,
     /// Its user or its branch has as many clients as it may.
     full: Option<Full>,
+    /// `PAUSE` holds bytes of the client that nobody has judged yet.
+    unheard: bool,
     /// The client sent what is no message: nothing more is read from it, and it is told so after the answers to what
     /// came before.
     broken: bool,
@@ -142,6 +144,7 @@ pub(super) async fn run(relay: &Relay, link: Link, deadline: Instant) {
         fx: Effects::default(),
         counted: false,
         full: None,
+        unheard: false,
         broken: false,
     };
     drop(config);
@@ -165,6 +168,7 @@ impl Drive<'_> {
         }
         loop {
             let mut moved = self.poll_wait(cx)?;
+            moved |= self.hear_at_last()?;
             moved |= self.read_client(cx)?;
             moved |= self.write_server(cx);
             moved |= self.poll_settling(cx);
@@ -197,7 +201,7 @@ impl Drive<'_> {
     fn may_go(&mut self, activity: Activity, cx: &mut Context<'_>) -> bool {
         let has_asked = self.place.statements.load(Ordering::Relaxed) > 0;
         match activity {
-            Activity::Idle if !self.up.is_empty() => false,
+            Activity::Idle if !self.up.is_empty() && !self.unheard => false,
             Activity::Idle if has_asked => true,
             Activity::Login | Activity::Idle => {
                 let limit = self.last_arrival.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_ARRIVALS)));

@@ -8,7 +8,7 @@ use super::judge::{Ruled, Ruling, is_logged, logged_sql};
 use super::ledger::{Kind, Script, Watched};
 use super::prepared::{Prepared, Text};
 use super::transaction::{Part, Step};
-use super::{Effects, Env, Next, Rest, Session};
+use super::{Batch, Effects, Env, Next, Rest, Session};
 use crate::change::{Means, Told, VerdictKind};
 use crate::policy::{Interest, Refusal, Verdict};
 use crate::sql::{Class, Classified, Classifier, Statement, unread};
@@ -89,8 +89,9 @@ impl Frame<'_> {
 impl Session {
     fn frame(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
         match frame.head.tag {
-            b'P' | b'B' | b'E' | b'D' | b'C' => self.batch_open = true,
-            b'S' => self.batch_open = false,
+            b'P' | b'B' | b'E' | b'D' | b'C' => self.batch = Batch::Open,
+            b'S' => self.batch = Batch::Closed,
+            b'Q' | b'F' if self.batch == Batch::Open => self.batch = Batch::Interrupted,
             _ => {}
         }
         match frame.head.tag {
@@ -181,7 +182,7 @@ impl Session {
                     }
                     // What stands in an open batch must stay one statement: PostgreSQL 18 goes on with the batch behind it, but
                     // not behind several. And a malformed message is the server's to reject.
-                    let fits = !self.batch_open && frame.body.len() == text.len() + 1;
+                    let fits = self.batch == Batch::Closed && frame.body.len() == text.len() + 1;
                     let companions = if fits { self.companions(statement, means, &step, text) } else { None };
                     let Some(companions) = companions else {
                         steps.push_back(step);

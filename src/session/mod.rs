@@ -36,6 +36,18 @@ use prepared::{Names, Prepared};
 use refusal::Refused;
 use transaction::Transaction;
 
+/// Messages of the extended protocol, up to their Sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    /// None since the last Sync.
+    Closed,
+    /// Some.
+    Open,
+    /// Some, and a Query or a function call after them. PostgreSQL 18 goes on with the batch behind it, 15 does not: the
+    /// transaction state in its ReadyForQuery says which.
+    Interrupted,
+}
+
 /// One client's conversation.
 pub struct Session {
     facts: Arc<SessionFacts>,
@@ -60,8 +72,8 @@ pub struct Session {
     refusals: u32,
     /// How many companions were sent as messages: their names.
     calls: u32,
-    /// Messages of the extended protocol were sent since the last Sync.
-    batch_open: bool,
+    /// What the client has sent of the extended protocol since its last Sync.
+    batch: Batch,
     /// A completion that waits for its companion's.
     held: Option<Held>,
     /// Set by Terminate.
@@ -195,7 +207,7 @@ impl Session {
             intent: Intents::default(),
             refusals: 0,
             calls: 0,
-            batch_open: false,
+            batch: Batch::Closed,
             held: None,
             terminated: false,
             fatal: false,
@@ -267,9 +279,10 @@ impl Session {
         }
     }
 
-    /// Whether messages of the extended protocol were sent whose Sync has not been.
+    /// Whether messages of the extended protocol were sent whose end has not been: a Sync, or a Query, which the server
+    /// answers with ReadyForQuery too.
     pub fn in_batch(&self) -> bool {
-        self.batch_open
+        self.batch == Batch::Open
     }
 
     /// How many answers the server owes.

@@ -11,6 +11,9 @@ use crate::proxy::buffers;
 use crate::proxy::transport::Socket;
 use crate::wire::pipe::Pipe;
 
+/// A whole Terminate.
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
+
 /// What a read gave.
 enum Read {
     /// Nothing now.
@@ -23,9 +26,10 @@ enum Read {
 
 impl Drive<'_> {
     pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.wait.is_some() || self.session.owed() > MAX_OWED || self.is_held() {
+        if self.wait.is_some() || self.session.owed() > MAX_OWED || self.unheard {
             return Ok(false);
         }
+        let held = self.is_held();
         if self.login.is_some() && self.up.incoming().len() > MAX_BEFORE_LOGIN {
             return Ok(false);
         }
@@ -34,7 +38,11 @@ impl Drive<'_> {
             Read::Bytes(n) => {
                 self.place.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
                 self.relay.shared.metrics.bytes(n as u64, 0);
-                self.judge_client()?;
+                // Who has left goes, also while it is held; what else it says is not looked at.
+                self.unheard = held && !self.up.incoming().starts_with(TERMINATE);
+                if !self.unheard {
+                    self.judge_client()?;
+                }
                 Ok(true)
             }
             Read::End => Ok(true),

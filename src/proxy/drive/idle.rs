@@ -67,16 +67,27 @@ impl Drive<'_> {
         Ok(())
     }
 
+    /// After `RESUME`, judges what was said while it held the session; true when there was something.
+    pub(super) fn hear_at_last(&mut self) -> Result<bool, End> {
+        if !self.unheard || self.relay.shared.clients.pause.is_on() {
+            return Ok(false);
+        }
+        self.unheard = false;
+        self.judge_client()?;
+        Ok(true)
+    }
+
     fn is_not_idle(&mut self) -> Result<(), End> {
         self.idle.since = None;
         Ok(())
     }
 
-    /// Whether `PAUSE` holds this session: its client is not read. Only between statements and outside a transaction.
+    /// Whether `PAUSE` holds this session: its client is read once, so that it is noticed when it leaves, and what it says
+    /// waits. Only between statements and outside a transaction.
     pub(super) fn is_held(&mut self) -> bool {
         self.relay.shared.clients.pause.is_on()
             && self.login.is_none()
-            && self.up.is_empty()
+            && (self.up.is_empty() || self.unheard)
             && self.down.is_empty()
             && !self.session.in_batch()
             && self.session.activity() == Activity::Idle
