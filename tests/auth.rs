@@ -235,6 +235,75 @@ fn an_unknown_user_is_asked_like_any_other() {
     assert!(nobody.1 != other.1 && nobody.1 != known.1);
 }
 
+/// The salt that a user is asked with.
+fn salt(proxy: &Proxy, user: &str) -> String {
+    let mut wire = Wire::open(proxy.clients);
+    wire.send(&startup(V3_0, &[("user", user), ("database", "app")]));
+    wire.read_message().unwrap();
+    wire.send(&frame(b'p', &initial("SCRAM-SHA-256", b"n,,n=,r=abc")));
+    let question = String::from_utf8(wire.read_message().unwrap().body[4..].to_vec()).unwrap();
+    question.split_once(',').unwrap().1.to_owned()
+}
+
+#[test]
+fn an_unknown_user_is_asked_alike_by_all_proxies_of_a_repository_and_by_no_other() {
+    for version in versions() {
+        let certs = Certs::new();
+        let server = server(version, &certs, "server");
+        for database in ["app", "strange"] {
+            server.create_database(database);
+            support::migrate(&server, database);
+        }
+        let start = |database: &str| {
+            let upstream = format!("sslmode = \"disable\"\ndbname = \"{database}\"\n");
+            Proxy::start(&server, &config(&certs, "scram", "disable", &upstream, ""))
+        };
+        let (one, two, strange) = (start("app"), start("app"), start("strange"));
+        let asked = salt(&one, "noone");
+        assert_eq!(asked, salt(&two, "noone"));
+        drop(one);
+        assert_eq!(asked, salt(&start("app"), "noone"), "nor does a restart tell");
+        assert_ne!(asked, salt(&strange, "noone"));
+        assert_ne!(asked, salt(&two, "another"));
+        assert_eq!(salt(&two, "scram"), salt(&strange, "scram"), "that one is the server's");
+        // Whoever could read the key could tell, too.
+        let denied = psql(&dsn(&two, "scram", "dbname=app"), Some(PASSWORD), "select key from pggit.companion_key");
+        assert!(words(&denied).contains("permission denied"), "{}", words(&denied));
+        if version >= Pg::V16 {
+            server.psql("postgres", "alter role postgres set scram_iterations = 5000");
+            assert!(salt(&start("app"), "noone").ends_with(",i=5000"), "as the server would store a password now");
+        }
+    }
+}
+
+/// Round trips are what a login's time is made of.
+#[test]
+fn the_server_is_asked_as_much_for_an_unknown_user() {
+    let certs = Certs::new();
+    let server = PgServer::with(versions()[0])
+        .config("log_statement = all")
+        .hba("host all postgres all trust")
+        .hba("host all all all scram-sha-256")
+        .start();
+    server.psql("postgres", &format!("create role scram login password '{PASSWORD}'; create role bare login"));
+    server.create_database("app");
+    support::migrate(&server, "app");
+    let query = "auth_query = \"SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 /* a login */\"\n";
+    let upstream = "sslmode = \"disable\"\ndbname = \"app\"\n";
+    let proxy = Proxy::start(&server, &config(&certs, "scram", "disable", upstream, query));
+    salt(&proxy, "scram");
+    let asked = |user: &str| {
+        let count = || ["/* a login */", "scram_iterations"].map(|what| server.log().matches(what).count());
+        let before = count();
+        salt(&proxy, user);
+        let after = count();
+        [after[0] - before[0], after[1] - before[1]]
+    };
+    for user in ["scram", "noone", "bare", "scram", "nobody_else"] {
+        assert_eq!(asked(user), [1, 0], "{user}");
+    }
+}
+
 fn initial(mechanism: &str, message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [mechanism.as_bytes(), b"\0", &length, message].concat()

@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_secret_nobody_has_is_asked_about_and_never_proven() {
         let (_, key) = keys();
-        let mock = Secret::mock(&[3; 32], "nobody");
+        let mock = Secret::mock(&[3; 32], 4096, "nobody");
         let (mechanism, first, answer) = Answer::begin(mock.clone(), key, Channel::None, &[1; 18]);
         let (server_first, question) = ask(mock, mechanism.as_bytes(), &first, None, &[2; 18]).unwrap();
         let (last, _) = answer.prove(&server_first).unwrap();

@@ -7,9 +7,6 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{Key, hmac};
 
-/// Iterations of a secret that nobody has; the server's own default.
-const MOCK_ITERATIONS: u32 = 4096;
-
 /// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, read.
 #[derive(Clone)]
 pub struct Secret {
@@ -34,12 +31,13 @@ impl Secret {
         })
     }
 
-    /// A secret for a user who has none: always the same one for the same name, so that asking twice tells nothing,
-    /// and no proof fits it.
-    pub fn mock(key: &Key, user: &str) -> Self {
-        let part = |what: &[u8]| hmac(key, &[what, user.as_bytes()]);
+    /// A secret for a user who has none: always the same one for the same name and key, so that asking twice tells nothing,
+    /// and no proof fits it. The key may serve other ends, too.
+    pub fn mock(key: &[u8], iterations: u32, user: &str) -> Self {
+        let key = hmac(key, &[b"pggit-proxy: users without a password"]);
+        let part = |what: &[u8]| hmac(&key, &[what, user.as_bytes()]);
         Self {
-            iterations: MOCK_ITERATIONS,
+            iterations,
             salt: part(b"salt")[..16].to_vec(),
             stored_key: part(b"stored"),
             server_key: part(b"server"),
@@ -82,9 +80,9 @@ mod tests {
     #[test]
     fn a_mock_is_the_same_for_the_same_name() {
         let (one, again, other) =
-            (Secret::mock(&[1; 32], "ann"), Secret::mock(&[1; 32], "ann"), Secret::mock(&[1; 32], "bob"));
+            (Secret::mock(&[1; 32], 7, "ann"), Secret::mock(&[1; 32], 7, "ann"), Secret::mock(&[1; 32], 7, "bob"));
         assert_eq!((&one.salt, one.stored_key), (&again.salt, again.stored_key));
         assert_ne!(one.salt, other.salt);
-        assert_ne!(one.salt, Secret::mock(&[2; 32], "ann").salt);
+        assert_ne!(one.salt, Secret::mock(&[2; 32], 7, "ann").salt);
     }
 }

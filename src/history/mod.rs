@@ -207,8 +207,8 @@ impl History {
         self.inner().is_some_and(|inner| inner.known.is_read())
     }
 
-    /// What the server stores of a user's password, by the configured query; `None` where there is nothing.
-    pub async fn stored_password(&self, query: &str, user: &str) -> anyhow::Result<Option<String>> {
+    /// What the server stores of a user's password, by the configured query.
+    pub async fn stored_password(&self, query: &str, user: &str) -> anyhow::Result<secrets::Stored> {
         let inner = self.running()?;
         let (secrets, server) = (inner.secrets.clone(), inner.server.clone());
         let (query, user) = (query.to_owned(), user.to_owned());

@@ -49,7 +49,8 @@ impl Logins {
         entry.count = entry.count.saturating_add(1);
     }
 
-    /// This process' own key, from which the secrets of users without one are made; `None` without random numbers.
+    /// This process' own key, from which the secrets of users without one are made where the repository has no key of its own;
+    /// `None` without random numbers.
     pub fn mock_key(&self) -> Option<&[u8; 32]> {
         if self.mock_key.get().is_none() {
             let mut key = [0; 32];
