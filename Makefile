@@ -1,7 +1,7 @@
 # Each target installs what it needs (scripts/setup.sh) and nothing that is there already.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit transparency regress clients fuzz lint bench packages test-packages setup
+.PHONY: help demo test unit transparency regress clients fuzz lint bench packages test-packages test-monitoring setup
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -55,6 +55,12 @@ packages: ## target/packages: .deb and .rpm
 
 test-packages: packages ## Installs, upgrades, removes and purges the .deb in a clean Debian (needs root); looks into the .rpm
 	@scripts/test-packages.sh
+
+test-monitoring: ## Alerts and dashboard: promtool fires each alert, every metric in them exists
+	@scripts/setup.sh monitoring
+	@promtool check rules packaging/monitoring/alerts.yml
+	@promtool test rules packaging/monitoring/alerts_test.yml
+	@$(MAKE) --no-print-directory unit ARGS="--test monitoring"
 
 setup: ## Installs what all the others need
 	@scripts/setup.sh demo

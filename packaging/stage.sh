@@ -12,7 +12,9 @@ install -D -m 644 config/pggit-proxy.toml "$destination/etc/pggit-proxy/pggit-pr
 install -D -m 644 -t "$units" packaging/systemd/pggit-proxy.{service,socket}
 install -D -m 644 packaging/systemd/sysusers.conf "$destination/usr/lib/sysusers.d/pggit-proxy.conf"
 install -D -m 644 -t "$share/doc/pggit-proxy" README.md docs/*.md
+install -D -m 644 -t "$share/doc/pggit-proxy/operations" docs/operations/*.md
 install -D -m 644 -t "$share/pggit-proxy/migrations" migrations/*.sql
+install -D -m 644 -t "$share/pggit-proxy/monitoring" packaging/monitoring/{alerts.yml,grafana-dashboard.json}
 
 mkdir -p "$share/man/man1"
 "$program" man "$share/man/man1"

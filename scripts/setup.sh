@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for one purpose, and nothing that is there already.
-#   scripts/setup.sh build | demo | tests | bench | clients | packages
+#   scripts/setup.sh build | demo | tests | bench | clients | packages | monitoring
 # Installing needs apt-get and root (or sudo); elsewhere this says what to install and stops.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 purpose=${1:-build}
-case $purpose in build | demo | tests | bench | clients | packages) ;; *) fail "usage: scripts/setup.sh build|demo|tests|bench|clients|packages" ;; esac
+case $purpose in build | demo | tests | bench | clients | packages | monitoring) ;; *) fail "usage: scripts/setup.sh build|demo|tests|bench|clients|packages|monitoring" ;; esac
 
 missing=()
 need() { # need PACKAGE CONDITION...: the package, unless the condition holds
@@ -61,6 +61,9 @@ if [ "$purpose" = packages ]; then
     need cpio command -v cpio
     need debootstrap test -x /usr/sbin/debootstrap
     need systemd command -v systemd-analyze
+fi
+if [ "$purpose" = monitoring ]; then
+    need prometheus command -v promtool
 fi
 [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 
