@@ -6,7 +6,8 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use support::{PgServer, Proxy, versions};
+use support::repository::repository;
+use support::{PATIENCE, PgServer, eventually, versions};
 
 const ALERTS: &str = include_str!("../packaging/monitoring/alerts.yml");
 const ALERT_TESTS: &str = include_str!("../packaging/monitoring/alerts_test.yml");
@@ -24,9 +25,11 @@ fn values<'a>(text: &'a str, key: &str) -> BTreeSet<&'a str> {
 
 #[test]
 fn every_metric_that_is_asked_for_is_there() {
-    let proxy = Proxy::start(PgServer::shared(versions()[0]), "");
-    // Series with a branch appear with its first client.
-    support::psql_ok(&proxy.dsn("postgres"), "select 1");
+    let (database, proxy) = repository(PgServer::shared(versions()[0]), "");
+    // Series with a branch appear with its first client and its first change.
+    support::psql_ok(&proxy.dsn(&database), "create table monitored (a int)");
+    let told = || proxy.get("/metrics").1.contains("\npggit_proxy_ddl_total{");
+    assert!(eventually(PATIENCE, told), "{}", proxy.log());
     let (status, exported) = proxy.get("/metrics");
     assert_eq!(status, 200, "{exported}");
     let exported: BTreeSet<&str> =
