@@ -58,16 +58,23 @@ class Figures:
             title = f"`pgbench -S -M {mode}`, {clients_of(clients)}"
             lines.append(self.row(names, title, f"{mode} c{clients}", "tps", "tps", 0))
         lines.append(self.row(names, "`pgbench -S -C`: connect, ask, leave", "connect", "tps", "tps", 0))
+        for clients in (1, 32):
+            lines.append(self.row(names, f"`pgbench -S -M prepared`, {clients_of(clients)}, `sslmode=require`", f"TLS c{clients}", "tps", "tps", 0))
+        lines.append(self.row(names, "`pgbench -S -C`, `sslmode=require`", "TLS connect", "tps", "tps", 0))
         for mode, clients in variants:
             title = f"CPU per 100,000 transactions, {mode}, {clients_of(clients)}"
             lines.append(self.row(names, title, f"{mode} c{clients}", "cpu", "s", 2))
         for title, what, key, unit, digits in (
             ("CPU per 100,000 connections", "connect", "cpu", "s", 1),
+            ("CPU per 100,000 transactions, prepared, 1 client, `sslmode=require`", "TLS c1", "cpu", "s", 2),
+            ("CPU per 100,000 transactions, prepared, 32 clients, `sslmode=require`", "TLS c32", "cpu", "s", 2),
+            ("CPU per 100,000 connections, `sslmode=require`", "TLS connect", "cpu", "s", 1),
             ("drain of a large result", "drain", "mbs", "MB/s", 0),
             ("CPU of the drain", "drain", "cpu", "s/GB", 2),
             ("`COPY FROM STDIN`", "copy in", "mbs", "MB/s", 0),
             ("CPU of the COPY", "copy in", "cpu", "s/GB", 2),
             ("memory of an idle client", "idle", "kib", "KiB", 1),
+            ("memory of an idle client, `sslmode=require`", "idle, TLS", "kib", "KiB", 1),
         ):
             lines.append(self.row(names, title, what, key, unit, digits))
         for fsync in FSYNC:

@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import socket
+import ssl
 import statistics
 import struct
 import subprocess
@@ -28,15 +29,23 @@ def say(text: str) -> None:
 
 
 def psql(port: int, database: str, sql: str, **options) -> None:
+    options.setdefault("env", {**os.environ, "PGSSLMODE": "disable"})
     command = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-d",
                database, "-c", sql]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
 
 
-def login(port: int, database: str) -> socket.socket:
+def login(port: int, database: str, encrypted: bool = False) -> socket.socket:
     """A raw connection, logged in."""
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if encrypted:
+        connection.sendall(struct.pack("!ii", 8, 80877103))
+        if connection.recv(1) != b"S":
+            raise SystemExit(f"no TLS on port {port}")
+        anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+        connection = anybody.wrap_socket(connection)
     body = struct.pack("!i", 196608) + f"user\0postgres\0database\0{database}\0\0".encode()
     connection.sendall(struct.pack("!i", len(body) + 4) + body)
     read_until_ready(connection)
@@ -114,13 +123,14 @@ class Bench:
         text = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         say(f"  {what:<24} {target.name:<12} {text}")
 
-    def pgbench(self, what: str, target: servers.Target, *arguments: str) -> None:
+    def pgbench(self, what: str, target: servers.Target, *arguments: str, sslmode: str = "disable") -> None:
+        environment = {**os.environ, "PGSSLMODE": sslmode}
         command = [self.machine.bin / "pgbench", "-n", "-S", "-h", "127.0.0.1", "-p", str(target.port), "-U",
                    "postgres", "-T", str(self.options.seconds), *arguments, "bench"]
         # On a very busy machine a short run may end before all its clients are connected: it measured nothing.
         for _ in range(5):
             before = target.cpu_seconds()
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
             cpu = target.cpu_seconds() - before
             count = int(re.search(r"actually processed: (\d+)", output).group(1))
             tps = re.search(r"^tps = ([\d.]+) ", output, re.M)
@@ -178,14 +188,18 @@ class Bench:
         self.note(what, target, first=times[0], ms=statistics.mean(times[1:]))
 
     def idle(self, target: servers.Target) -> None:
-        """Memory of clients that have logged in, asked once, and wait."""
-        login(target.port, "bench").close()
-        before = target.resident_kib()
-        connections = [login(target.port, "bench") for _ in range(self.options.idle)]
-        for connection in connections:
-            query(connection, "SELECT 1")
-        self.note("idle", target, kib=(target.resident_kib() - before) / len(connections))
-        for connection in connections:
+        """Memory of clients that have logged in, asked once, and wait. Those without TLS stay while those with it come: what they
+        would give back cannot do for others."""
+        there = []
+        for what, encrypted in (("idle", False), ("idle, TLS", True)):
+            login(target.port, "bench", encrypted).close()
+            before = target.resident_kib()
+            connections = [login(target.port, "bench", encrypted) for _ in range(self.options.idle)]
+            for connection in connections:
+                query(connection, "SELECT 1")
+            self.note(what, target, kib=(target.resident_kib() - before) / len(connections))
+            there += connections
+        for connection in there:
             connection.close()
 
     def round(self, number: int) -> None:
@@ -206,6 +220,12 @@ class Bench:
         # Mostly the server's own work, and the noisiest figure of all.
         for target in targets * 3:
             self.pgbench("connect", target, "-C", "-c", "1")
+        for clients in (1, 32):
+            for target in targets:
+                jobs = min(clients, os.cpu_count() or 1)
+                self.pgbench(f"TLS c{clients}", target, "-M", "prepared", "-c", str(clients), "-j", str(jobs), sslmode="require")
+        for target in targets:
+            self.pgbench("TLS connect", target, "-C", "-c", "1", sslmode="require")
         for target in targets:
             self.drain(target)
         for target in targets:

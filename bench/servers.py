@@ -93,7 +93,15 @@ class Machine:
         self.processes.append(process)
         return process
 
+    def make_certificate(self) -> None:
+        """For all who speak TLS, each its own owner's."""
+        self.certificate, self.key = self.directory / "tls.crt", self.directory / "tls.key"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+                   "-subj", "/CN=localhost", "-keyout", self.key, "-out", self.certificate]
+        subprocess.run([*unprivileged(), *map(str, command)], check=True, capture_output=True, cwd="/")
+
     def start_postgres(self) -> Target:
+        self.make_certificate()
         data = self.directory / "data"
         initdb = [self.bin / "initdb", "-N", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-D", data]
         subprocess.run(
@@ -101,8 +109,10 @@ class Machine:
             env={**os.environ, "LC_ALL": "C"},
         )
         settings = {
-            "listen_addresses": "127.0.0.1", "unix_socket_directories": self.directory, "shared_buffers": "512MB", "max_connections": 400, "max_wal_size": "8GB",
+            "listen_addresses": "127.0.0.1", "unix_socket_directories": self.directory, "shared_buffers": "512MB", "max_connections": 600, "max_wal_size": "8GB",
             "autovacuum": "off", "checkpoint_timeout": "1h",
+            # For those who ask for it; whoever measures without says sslmode=disable.
+            "ssl": "on", "ssl_cert_file": self.certificate, "ssl_key_file": self.key,
         }
         # Not on the command line: schema changes are measured with it, too.
         with open(data / "postgresql.auto.conf", "a") as file:
@@ -130,6 +140,10 @@ class Machine:
 [listen]
 address = "127.0.0.1:0"
 workers = {workers}
+[listen.tls]
+mode = "allow"
+cert = "{self.certificate}"
+key = "{self.key}"
 [control]
 address = "127.0.0.1:0"
 [http]
@@ -139,6 +153,7 @@ host = "127.0.0.1"
 port = {server}
 dbname = "{database}"
 user = "postgres"
+sslmode = "disable"
 [branches.injected]
 database = "injected"
 [log]
@@ -196,7 +211,11 @@ auth_file = {users}
 pool_mode = session
 server_reset_query = DISCARD ALL
 max_client_conn = 1000
-default_pool_size = 300
+server_tls_sslmode = disable
+client_tls_sslmode = allow
+client_tls_cert_file = {self.certificate}
+client_tls_key_file = {self.key}
+default_pool_size = 500
 """
         )
         program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Real clients through the proxy (tests/clients/): each on a branch by its connection string, with its migrations in the history.
 # On each version and in each capture: PGGIT_TEST_VERSIONS="15,18", CAPTURE="trigger inject". ONLY="psql,Knex": just those.
+# And once more on each version over TLS, before a proxy that takes nobody without it: ROADS="plain tls".
 # WRITE=1 writes the table of docs/CLIENTS.md from what ran.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -43,26 +44,50 @@ done
 [ "$drivers/java/UseJdbc.class" -nt $here/java/UseJdbc.java ] || javac -d "$drivers/java" $here/java/UseJdbc.java
 
 make_work
+# A certificate for 127.0.0.1 that signed itself: clients that verify it are given it as an authority.
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost \
+    -addext subjectAltName=IP:127.0.0.1,DNS:localhost -keyout "$work/tls.key" -out "$work/tls.crt" 2> "$work/openssl.log" \
+    || { cat "$work/openssl.log" >&2; fail "no certificate"; }
+passes=()
+for road in ${ROADS:-plain tls}; do
+    for capture in ${CAPTURE:-trigger inject}; do
+        # How a change is recorded and how its client came have nothing to do with each other.
+        [ "$road-$capture" = tls-inject ] || passes+=("$road $capture")
+    done
+done
 failed=0
 passed=0
 debian=$(newest_debian_server)
 for major in $(test_versions); do
-    for capture in ${CAPTURE:-trigger inject}; do
-        say "PostgreSQL $major, capture = $capture"
-        name=$major-$capture
+    for pass in "${passes[@]}"; do
+        read -r road capture <<< "$pass"
+        say "PostgreSQL $major, capture = $capture, $road"
+        name=$major-$capture-$road
+        sslmode=disable
+        tls=
+        if [ "$road" = tls ]; then
+            sslmode=require
+            tls="[auth]
+mode = \"scram\"
+[listen.tls]
+mode = \"require\"
+cert = \"$work/tls.crt\"
+key = \"$work/tls.key\""
+        fi
         start_server "$major" "$name"
         direct -d postgres -c "create database app" -c "create database feature_x"
         migrate app "$capture"
         migrate feature_x "$capture"
         start_proxy "$name" app "[branches.\"feature/x\"]
-database = \"feature_x\""
+database = \"feature_x\"
+$tls"
         # pg_dump of the server's own version; pgbench comes with Debian's server.
         path=$PATH:/usr/lib/postgresql/$debian/bin
         [ ! -d ".cache/clients/$major/bin" ] || path=$PWD/.cache/clients/$major/bin:$path
         # The table tells of one run: on Debian's own version, with event triggers.
         page=leave
         [ "$major-$capture" != "$debian-trigger" ] || page=${WRITE:+write}
-        if PATH=$path HOST=127.0.0.1 PORT=$proxy_port SERVER_PORT=$server_port \
+        if PATH=$path PGSSLMODE=$sslmode NODE_EXTRA_CA_CERTS=$work/tls.crt HOST=127.0.0.1 PORT=$proxy_port SERVER_PORT=$server_port \
             python3 $here/run.py --work "$drivers" --only "${ONLY:-}" --page "${page:-check}"; then
             passed=$((passed + 1))
         else

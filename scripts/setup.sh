@@ -46,11 +46,14 @@ fi
 if [ "$purpose" = clients ]; then
     need python3-venv python3 -c 'import ensurepip, venv'
     need npm command -v npm
+    need openssl command -v openssl
     need golang-go command -v go
     need golang-github-jackc-pgx-v4-dev test -d /usr/share/gocode/src/github.com/jackc/pgx/v4
     need golang-github-lib-pq-dev test -d /usr/share/gocode/src/github.com/lib/pq
     need libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
     need default-jdk-headless command -v javac
+    need ruby-activerecord ruby -e 'require "active_record"'
+    need ruby-pg ruby -e 'require "pg"'
 fi
 if [ "$purpose" = packages ]; then
     need debhelper command -v dh

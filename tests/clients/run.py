@@ -37,6 +37,8 @@ class Client:
     # Changes, as `CHANGE type identity`; without it those of the tables that all clients make.
     changes: tuple[str, ...] = ()
     note: str = ""
+    # Whether it can be told to use TLS: all read PGSSLMODE, by themselves or because their script does.
+    tls: bool = True
 
     def wanted(self) -> tuple[str, ...]:
         item = f"public.{self.prefix}_item"
@@ -84,13 +86,15 @@ def clients(work: pathlib.Path) -> list[Client]:
                note="its table names a hash of the file, no name: no message"),
         Client("TypeORM", "typeorm", "typeorm", node("typeorm"), "`database: 'app/feature/x'`", "`runMigrations`, each in its transaction",
                note="its table is not among those that are looked up: no message"),
-        Client("tokio-postgres", "tokio-postgres", "tokio_postgres", rust("tokio_postgres"), key, "SQL, each statement by itself"),
+        Client("tokio-postgres", "tokio-postgres", "tokio_postgres", rust("tokio_postgres"), key, "SQL, each statement by itself", tls=False),
         Client("sqlx", "sqlx", "sqlx", rust("sqlx"), url, "`Migrator`", messages=("sqlx 1 items", "sqlx 2 prices")),
         Client("Diesel", "diesel", "diesel", rust("diesel"), url, "`run_pending_migrations`", messages=("diesel 20260101000000", "diesel 20260102000000")),
         Client("pgx", "pgx", "pgx", [str(work / "go/use_pgx")], "`?options=-c%20pggit.branch%3Dfeature/x`", own),
         Client("lib/pq", "pq", "pq", [str(work / "go/use_pq")], key, own),
         Client("pgjdbc", "pgjdbc", "jdbc", ["java", "-cp", "/usr/share/java/postgresql.jar:" + str(work / "java"), "UseJdbc"],
                "`jdbc:postgresql://…/app%2Ffeature%2Fx`", own + "; two statements in one, a batch"),
+        Client("ActiveRecord", "activerecord", "activerecord", ["ruby", "-W0", str(HERE / "ruby/use_activerecord.rb")], url,
+               "two migrations, each in its transaction", messages=("migration 20260101000000", "migration 20260102000000"), note="its number: the table holds no other"),
     ]
 
 
@@ -109,7 +113,7 @@ def rows(sql: str) -> list[str]:
     """Asked of the server itself, in the branch's database."""
     command = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h", os.environ["HOST"], "-p", os.environ["SERVER_PORT"],
                "-U", "postgres", "-d", "feature_x", "-c", sql]
-    answer = subprocess.run(command, text=True, capture_output=True)
+    answer = subprocess.run(command, text=True, capture_output=True, env={**os.environ, "PGSSLMODE": "disable"})
     if answer.returncode != 0:
         sys.exit(f"{sql}: {answer.stderr}")
     return answer.stdout.splitlines()
@@ -156,7 +160,7 @@ def run(client: Client, versions: dict[str, str]) -> list[str]:
 
 def shown(client: Client, version: str) -> str:
     """What is not pinned here is Debian's, which mends it: then its series."""
-    parts = {"psql": 1, "pgbench": 1, "pg_dump and pg_restore": 1, "pgx": 2, "lib/pq": 2, "pgjdbc": 2}.get(client.name, 9)
+    parts = {"psql": 1, "pgbench": 1, "pg_dump and pg_restore": 1, "pgx": 2, "lib/pq": 2, "pgjdbc": 2, "ActiveRecord": 2}.get(client.name, 9)
     return ".".join(version.split(".")[:parts])
 
 
@@ -176,14 +180,15 @@ def main() -> None:
     parser.add_argument("--page", choices=["write", "check", "leave"], default="leave", help="what to do with the table in docs/CLIENTS.md")
     arguments = parser.parse_args()
     wanted = [name for name in arguments.only.split(",") if name]
-    chosen = [client for client in clients(arguments.work) if not wanted or client.name in wanted]
+    encrypted = os.environ["PGSSLMODE"] != "disable"
+    chosen = [client for client in clients(arguments.work) if (not wanted or client.name in wanted) and (client.tls or not encrypted)]
     versions = package_versions(arguments.work)
     failed = 0
     for client in chosen:
         if wrong := run(client, versions):
             failed += 1
             print(f"FAILED {client.name}\n  " + "\n  ".join(wrong), flush=True)
-    if arguments.page != "leave" and not wanted and not failed:
+    if arguments.page != "leave" and not wanted and not encrypted and not failed:
         page = PAGE.read_text()
         head, _, rest = page.partition(BEGIN)
         made = head + BEGIN + table(chosen, versions) + END + rest.partition(END)[2]

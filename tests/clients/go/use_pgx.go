@@ -17,7 +17,7 @@ func must(err error) {
 
 func main() {
 	ctx := context.Background()
-	url := fmt.Sprintf("postgres://postgres@%s:%s/app?sslmode=disable&application_name=pgx&options=-c%%20pggit.branch%%3Dfeature/x",
+	url := fmt.Sprintf("postgres://postgres@%s:%s/app?application_name=pgx&options=-c%%20pggit.branch%%3Dfeature/x",
 		os.Getenv("HOST"), os.Getenv("PORT"))
 	connection, err := pgx.Connect(ctx, url)
 	must(err)

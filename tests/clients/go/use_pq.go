@@ -16,7 +16,7 @@ func must(err error) {
 }
 
 func main() {
-	dsn := fmt.Sprintf("host=%s port=%s user=postgres dbname=app/feature/x sslmode=disable application_name=pq",
+	dsn := fmt.Sprintf("host=%s port=%s user=postgres dbname=app/feature/x application_name=pq",
 		os.Getenv("HOST"), os.Getenv("PORT"))
 	database, err := sql.Open("postgres", dsn)
 	must(err)

@@ -9,6 +9,7 @@ public class UseJdbc {
         properties.setProperty("user", "postgres");
         properties.setProperty("ApplicationName", "pgjdbc");
         properties.setProperty("prepareThreshold", "1");
+        properties.setProperty("sslmode", System.getenv("PGSSLMODE"));
         try (Connection connection = DriverManager.getConnection(url, properties)) {
             connection.setAutoCommit(false);
             try (Statement statement = connection.createStatement()) {

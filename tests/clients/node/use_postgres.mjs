@@ -2,9 +2,9 @@
 import postgres from "postgres";
 import { version } from "./version.mjs";
 
-const { HOST, PORT } = process.env;
+const { HOST, PORT, PGSSLMODE } = process.env;
 const sql = postgres(`postgres://postgres@${HOST}:${PORT}/app%2Ffeature%2Fx`, {
-    connection: { application_name: "postgres.js" }, max: 2, onnotice: () => {},
+    connection: { application_name: "postgres.js" }, max: 2, onnotice: () => {}, ssl: PGSSLMODE === "require" && PGSSLMODE,
 });
 await sql.begin(async (sql) => {
     await sql`create table postgres_js_item (id int primary key, name text)`;
