@@ -1,5 +1,6 @@
 //! The command line: what each command takes, and its exit code (0 done, 1 failed, 2 bad usage or configuration).
 
+pub mod branch;
 pub mod check;
 pub mod classify;
 mod connect;
@@ -77,6 +78,17 @@ enum Command {
         #[arg(long, value_name = "HASH", value_parser = verify::hash)]
         expect: Option<String>,
     },
+    /// Make, list, change and drop branches
+    Branch {
+        #[command(subcommand)]
+        action: branch::Action,
+        /// The repository's main database, as a libpq URL
+        #[arg(long, value_name = "URL", env = "PGGIT_DATABASE_URL", hide_env_values = true, global = true)]
+        database_url: Option<String>,
+        /// The pg_dump to use; without it the newest that is found
+        #[arg(long, value_name = "PROGRAM", env = "PGGIT_PG_DUMP", global = true)]
+        pg_dump: Option<PathBuf>,
+    },
     /// Start a private PostgreSQL and the proxy, and show what it does
     Demo {
         /// Exit after the tour
@@ -112,6 +124,9 @@ pub fn main() -> ExitCode {
             block_on(migrate::run(action, to, capture, &database_url))
         }
         Command::Verify { database_url, expect } => block_on(verify::run(&database_url, expect.as_deref())),
+        Command::Branch { action, database_url, pg_dump } => {
+            block_on(branch::run(action, database_url.as_deref(), pg_dump))
+        }
         Command::Demo { once } => block_on(demo::run(once)),
         Command::Classify { file } => classify::run(file.as_deref()),
         Command::Completions { shell } => {

@@ -3,11 +3,13 @@
 //! A client names its branch by the start-up parameter `pggit.branch`, by the start-up `options` (`options.rs`
 //! reads them as the server does), or by the database name. [`Branches::resolve`] makes one [`Route`] of what they say.
 
+mod database;
 mod options;
 mod resolve;
 
 use std::sync::Arc;
 
+pub use database::{database_of, template_of};
 pub use options::{BranchOption, GUARDED, take_branch_option};
 
 /// The server's limit for names (NAMEDATALEN - 1), in bytes.

@@ -1,6 +1,6 @@
 //! `--database-url`: a connection of a command's own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 
-use crate::config::{Upstream, ssl_of_url};
-use crate::history::{APPLICATION_NAME, in_words};
+use crate::config::{Capture, Upstream, ssl_of_url};
+use crate::history::{APPLICATION_NAME, Server, in_words};
 use crate::proxy::road;
 use crate::tls::{Roots, SslMode};
 
@@ -35,6 +35,13 @@ pub(super) async fn connect(url: &str) -> anyhow::Result<PgConnection> {
         Ok(Err(error)) => anyhow::bail!("cannot connect to {place}: {}", in_words(&error)),
         Err(_) => anyhow::bail!("cannot connect to {place}: no answer within {CONNECT_TIMEOUT:?}"),
     }
+}
+
+/// The server of a libpq URL, with its main database, for work on several of its databases.
+pub(super) async fn server(url: &str, pg_dump: Option<PathBuf>) -> anyhow::Result<Server> {
+    let mut upstream = Upstream::of_url(url).map_err(|why| anyhow::anyhow!("--database-url cannot be used: {why}"))?;
+    upstream.road = road::open(&upstream).await?;
+    Ok(Server::new(&upstream, Capture::Auto, pg_dump))
 }
 
 /// Lets the connection go the way that sessions and the recorder go, where there is TLS. What the URL does not say, libpq's

@@ -1,6 +1,7 @@
 //! `[branches]`: the default branch, and those declared in the file.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::section::{Section, nearest};
@@ -9,7 +10,7 @@ use crate::branch::{Branch, Branches, Origin, check_branch_name, check_database_
 use crate::policy::{Freeze, Policy};
 
 /// Reads the branches. The default branch is the one in the main database, declared or not.
-pub(super) fn read_branches(mut section: Section<'_>, main_database: &str) -> BranchConfig {
+pub(super) fn read_branches(mut section: Section<'_>, main_database: &str, folder: &Path) -> BranchConfig {
     let mut config = BranchConfig::default();
     let default = section.text("default");
     if let Some(default) = &default {
@@ -18,6 +19,7 @@ pub(super) fn read_branches(mut section: Section<'_>, main_database: &str) -> Br
             Err(message) => section.problem(&default.span, message),
         }
     }
+    config.pg_dump = section.text("pg_dump").map(|placed| folder.join(placed.value));
     let mut places: Vec<Range<usize>> = Vec::new();
     for (name, mut branch) in section.named_sections() {
         let span = branch.span().clone();

@@ -200,6 +200,8 @@ pub enum OnFailure {
 pub struct BranchConfig {
     /// Default `main`.
     pub default: String,
+    /// The pg_dump that branches are made with; `None`: the newest that is found. Default none.
+    pub pg_dump: Option<PathBuf>,
     /// Declared branches, in the file's order.
     pub declared: Vec<Branch>,
     /// The default branch is declared without a database: it is in the main database, whatever that is.
@@ -427,7 +429,7 @@ impl Default for Limits {
 
 impl Default for BranchConfig {
     fn default() -> Self {
-        Self { default: "main".into(), declared: Vec::new(), default_in_main: false }
+        Self { default: "main".into(), pg_dump: None, declared: Vec::new(), default_in_main: false }
     }
 }
 

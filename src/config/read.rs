@@ -64,7 +64,7 @@ fn read_all(config: &mut Config, top: &mut Section<'_>, reader: &Reader<'_>, env
         reader.problem(&auth_span, message);
     }
     config.history = read_history(top.section("history"));
-    config.branches = read_branches(top.section("branches"), &config.upstream.dbname);
+    config.branches = read_branches(top.section("branches"), &config.upstream.dbname, folder);
     config.rules = read_rules(top.sections("rule"));
     config.control = read_control(top.section("control"), folder);
     config.http = read_http(top.section("http"));

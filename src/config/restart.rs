@@ -24,6 +24,7 @@ impl Config {
         self.http = running.http.clone();
         self.log.json = running.log.json;
         self.limits = Limits { cache_bytes: running.limits.cache_bytes, ..self.limits.clone() };
+        self.branches.pg_dump.clone_from(&running.branches.pg_dump);
         if self.branches.default_in_main {
             let default = &self.branches.default;
             for branch in self.branches.declared.iter_mut().filter(|branch| branch.name == *default) {
@@ -31,7 +32,7 @@ impl Config {
             }
         }
         for ((key, wanted, _), (_, kept, _)) in wanted.into_iter().zip(self.summary()) {
-            if wanted != kept && !key.starts_with("branches.") {
+            if wanted != kept && (!key.starts_with("branches.") || key == "branches.pg_dump") {
                 waiting.push(key);
             }
         }

@@ -85,6 +85,7 @@ impl Config {
         row("history.timeout", show_duration(self.history.timeout));
         row("history.queue", self.history.queue.to_string());
         row("branches.default", self.branches.default.clone());
+        row("branches.pg_dump", path(&self.branches.pg_dump));
         for branch in &self.branches.declared {
             row(&format!("branches.{}.database", branch.name), branch.database.clone());
             row(&format!("branches.{}.protected", branch.name), branch.protected.to_string());

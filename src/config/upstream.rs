@@ -212,6 +212,18 @@ fn ports_for(now: &[Upstream], hosts: usize) -> Vec<u16> {
     if ports.len() == hosts { ports } else { ports.into_iter().take(1).collect() }
 }
 
+impl Upstream {
+    /// The server that a URL names, for a command that has a URL only. A password that it leaves out may be in PGPASSWORD.
+    pub fn of_url(url: &str) -> Result<Self, String> {
+        let mut upstream = Self::default();
+        upstream.replace(parse_whole_url(url)?);
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        upstream.password = upstream.password.or_else(|| variable("PGPASSWORD").map(Secret));
+        upstream.prepare()?;
+        Ok(upstream)
+    }
+}
+
 /// What a URL says of TLS, for a command that has a URL only; the rest of it is not looked at.
 pub fn ssl_of_url(url: &str) -> Result<ServerFiles, String> {
     let url = Url::parse(url).map_err(|error| format!("the URL cannot be read: {error}"))?;

@@ -6,10 +6,13 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use uuid::Uuid;
+
 use super::filter::{Filter, column_name, find_column};
 use super::show::Show;
 use super::table::{Query, SortKey};
 use super::{CommandError, nearest};
+use crate::history::branching::{Alteration, Force};
 
 /// Tokens of one command.
 const MAX_TOKENS: usize = 1000;
@@ -46,6 +49,19 @@ pub enum Command {
     RefuseDdl(String),
     /// `ALLOW DDL ON BRANCH b`
     AllowDdl(String),
+    /// `CREATE BRANCH b FROM p [AT COMMIT c]`
+    CreateBranch {
+        /// The new branch.
+        name: String,
+        /// What it is made from.
+        parent: String,
+        /// The parent's commit.
+        at: Option<Uuid>,
+    },
+    /// `DROP BRANCH b [FORCE]`
+    DropBranch(String, Force),
+    /// `ALTER BRANCH b PROTECT | UNPROTECT | RENAME TO c`
+    AlterBranch(String, Alteration),
     /// `BEGIN`, `START TRANSACTION`: for drivers; nothing here is transactional.
     Begin(&'static str),
     /// `COMMIT`, `END`
@@ -93,10 +109,27 @@ pub const COMMANDS: &[Help] = &[
         about: "freeze the branch: refuse every schema change on it",
     },
     Help { syntax: "ALLOW DDL ON BRANCH <branch>", role: "admin", about: "lift the freeze" },
+    Help {
+        syntax: "CREATE BRANCH <branch> FROM <parent> [AT COMMIT <commit>]",
+        role: "admin",
+        about: "make a branch with the parent's schema and history, without its data",
+    },
+    Help {
+        syntax: "DROP BRANCH <branch> [FORCE]",
+        role: "admin",
+        about: "drop a branch and its database; FORCE: end the sessions on it",
+    },
+    Help {
+        syntax: "ALTER BRANCH <branch> PROTECT | UNPROTECT",
+        role: "admin",
+        about: "refuse schema changes on it, or no longer",
+    },
+    Help { syntax: "ALTER BRANCH <branch> RENAME TO <name>", role: "admin", about: "rename it; nobody may be on it" },
 ];
 
 /// First words, for the hint of an unknown command.
-const WORDS: [&str; 8] = ["SHOW", "RELOAD", "KILL", "PAUSE", "RESUME", "SHUTDOWN", "REFUSE", "ALLOW"];
+const WORDS: [&str; 11] =
+    ["SHOW", "RELOAD", "KILL", "PAUSE", "RESUME", "SHUTDOWN", "REFUSE", "ALLOW", "CREATE", "DROP", "ALTER"];
 
 /// First words of SQL that a database would know; psql's tab completion and `\d` send some.
 const SQL_WORDS: [&str; 24] = [
@@ -160,6 +193,9 @@ impl Words<'_> {
             },
             "REFUSE" => Ok(Command::RefuseDdl(self.branch()?)),
             "ALLOW" => Ok(Command::AllowDdl(self.branch()?)),
+            "CREATE" if self.takes("BRANCH") => self.create_branch(),
+            "DROP" if self.takes("BRANCH") => self.drop_branch(),
+            "ALTER" if self.takes("BRANCH") => self.alter_branch(),
             "BEGIN" => Ok(Command::Begin("BEGIN")),
             "START" => Ok(Command::Begin("START TRANSACTION")),
             "COMMIT" | "END" => Ok(Command::Commit),
@@ -313,23 +349,77 @@ impl Words<'_> {
                     .hint("REFUSE DDL ON BRANCH name, ALLOW DDL ON BRANCH name"));
             }
         }
+        let name = self.name()?;
+        if self.at < self.tokens.len() { Err(self.unexpected(self.at)) } else { Ok(name) }
+    }
+
+    /// The name of a branch; tokens that stand apart are not one name.
+    fn name(&mut self) -> Result<String, CommandError> {
         let rest = self.tokens.get(self.at..).unwrap_or_default();
-        let name: String = match rest {
+        let apart = rest.windows(2).position(|pair| pair[0].span.end != pair[1].span.start);
+        let own = rest.get(..apart.map_or(rest.len(), |at| at + 1)).unwrap_or_default();
+        let name: String = match own {
             [one] => match &one.token {
                 Token::Word(word) => word.value.clone(),
                 Token::SingleQuotedString(text) => text.clone(),
                 other => other.to_string(),
             },
-            // Tokens that stood apart were not meant as one name.
-            many if many.windows(2).all(|pair| pair[0].span.end == pair[1].span.start) => {
-                many.iter().map(|token| token.token.to_string()).collect()
-            }
-            _ => return Err(self.unexpected(self.at + 1)),
+            many => many.iter().map(|token| token.token.to_string()).collect(),
         };
         if name.is_empty() {
             return Err(CommandError::new("42601", "the name of a branch is missing").at(self.position(self.at)));
         }
+        self.at += own.len();
         Ok(name)
+    }
+
+    /// `name FROM parent [AT COMMIT id]`
+    fn create_branch(&mut self) -> Result<Command, CommandError> {
+        const HINT: &str = "CREATE BRANCH name FROM parent [AT COMMIT id]";
+        let name = self.name()?;
+        if !self.takes("FROM") {
+            return Err(self.unexpected(self.at).hint(HINT));
+        }
+        let parent = self.name()?;
+        let at = match self.takes("AT") {
+            true if self.takes("COMMIT") => {
+                let at = self.position(self.at);
+                let id = Uuid::try_parse(&self.name()?);
+                Some(id.map_err(|_| CommandError::new("22P02", "a commit is named by its whole id").hint(HINT).at(at))?)
+            }
+            true => return Err(self.unexpected(self.at).hint(HINT)),
+            false => None,
+        };
+        self.end(Command::CreateBranch { name, parent, at })
+    }
+
+    /// `name [FORCE]`
+    fn drop_branch(&mut self) -> Result<Command, CommandError> {
+        let name = self.name()?;
+        let force = if self.takes("FORCE") { Force::Yes } else { Force::No };
+        self.end(Command::DropBranch(name, force))
+    }
+
+    /// `name PROTECT | UNPROTECT | RENAME TO other`
+    fn alter_branch(&mut self) -> Result<Command, CommandError> {
+        let name = self.name()?;
+        let what = match self.word().as_deref() {
+            Some("PROTECT") => Alteration::Protect,
+            Some("UNPROTECT") => Alteration::Unprotect,
+            Some("RENAME") if self.takes("TO") => Alteration::Rename(self.name()?),
+            _ => {
+                let at = self.at.saturating_sub(1);
+                return Err(self.unexpected(at).hint("ALTER BRANCH name PROTECT | UNPROTECT | RENAME TO other"));
+            }
+        };
+        self.end(Command::AlterBranch(name, what))
+    }
+
+    /// Passes over this word, if it comes next.
+    fn takes(&mut self, word: &str) -> bool {
+        let there = self.peek_word().as_deref() == Some(word);
+        self.at += usize::from(there);
+        there
     }
 
     fn deallocate(&mut self) -> Result<Command, CommandError> {
@@ -444,6 +534,31 @@ mod tests {
         assert_eq!(error("allow ddl on branch").sqlstate, "42601");
         assert_eq!(error("allow ddl on branch a b").message, "syntax error at or near \"b\"");
         assert_eq!(error("refuse dml on branch a").position, Some(8));
+    }
+
+    #[test]
+    fn branches_are_made_and_dropped() {
+        let made =
+            |name: &str, parent: &str, at| Command::CreateBranch { name: name.into(), parent: parent.into(), at };
+        assert_eq!(one("create branch feature/x-1 from main"), made("feature/x-1", "main", None));
+        assert_eq!(one("CREATE BRANCH \"it's \"\"one\" FROM 'a b'"), made("it's \"one", "a b", None));
+        let id = "0198c0de-0000-7000-8000-00000000000a";
+        let at = Some(Uuid::try_parse(id).unwrap());
+        assert_eq!(one(&format!("create branch b from main at commit {id}")), made("b", "main", at));
+        assert_eq!(one(&format!("create branch b from main at commit '{id}'")), made("b", "main", at));
+        assert_eq!(error("create branch b from main at commit 17").sqlstate, "22P02");
+        for text in
+            ["create branch", "create branch b", "create branch b from", "create branch b from c d", "drop branch"]
+        {
+            assert_eq!(error(text).sqlstate, "42601", "{text}");
+        }
+        assert_eq!(error("create table t ()").sqlstate, "0A000");
+        assert_eq!(one("drop branch b"), Command::DropBranch("b".into(), Force::No));
+        assert_eq!(one("drop branch feature/b force"), Command::DropBranch("feature/b".into(), Force::Yes));
+        assert_eq!(one("alter branch b protect"), Command::AlterBranch("b".into(), Alteration::Protect));
+        let renamed = Command::AlterBranch("a/b".into(), Alteration::Rename("c/d".into()));
+        assert_eq!(one("alter branch a/b rename to c/d"), renamed);
+        assert_eq!(error("alter branch b").sqlstate, "42601");
     }
 
     #[test]

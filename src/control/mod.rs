@@ -21,6 +21,8 @@ pub use server::serve;
 
 use pgwire::error::{ErrorInfo, PgWireError};
 
+use crate::history::branching::BranchError;
+
 /// An error that the user of the control port reads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -74,6 +76,13 @@ impl CommandError {
 impl From<CommandError> for PgWireError {
     fn from(error: CommandError) -> Self {
         PgWireError::UserError(Box::new(error.info("ERROR")))
+    }
+}
+
+impl From<BranchError> for CommandError {
+    fn from(error: BranchError) -> Self {
+        let (detail, hint) = (error.detail(), error.hint());
+        Self { detail, hint, ..Self::new(error.sqlstate(), error.to_string()) }
     }
 }
 

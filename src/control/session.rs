@@ -24,6 +24,7 @@ use super::show::{self, Show};
 use super::table::{Column, Kind, Query, Value};
 use super::{CommandError, nearest, pause};
 use crate::config::ControlRole;
+use crate::history::branching::NewBranch;
 use crate::state::{Life, Shared};
 
 /// Prepared statements and portals of one session, together.
@@ -187,6 +188,30 @@ impl Session {
                     notice(client, "NOTICE", format!("branch \"{branch}\" is not frozen")).await?;
                 }
                 done("ALLOW DDL")
+            }
+            Command::CreateBranch { name, parent, at } => {
+                let by = self.admin(command)?.to_owned();
+                let new = NewBranch { name: name.clone(), parent: parent.clone(), at: *at, by };
+                let made = self.shared.history.create_branch(self.shared.branches.load_full(), new).await;
+                self.shared.refresh();
+                made.map_err(CommandError::from)?;
+                done("CREATE BRANCH")
+            }
+            Command::DropBranch(name, force) => {
+                let by = self.admin(command)?.to_owned();
+                let branches = self.shared.branches.load_full();
+                let dropped = self.shared.history.drop_branch(branches, name.clone(), by, *force).await;
+                self.shared.refresh();
+                dropped.map_err(CommandError::from)?;
+                done("DROP BRANCH")
+            }
+            Command::AlterBranch(name, what) => {
+                self.admin(command)?;
+                let branches = self.shared.branches.load_full();
+                let altered = self.shared.history.alter_branch(branches, name.clone(), what.clone()).await;
+                self.shared.refresh();
+                altered.map_err(CommandError::from)?;
+                done("ALTER BRANCH")
             }
             Command::Begin(tag) => Ok(Response::TransactionStart(Tag::new(tag))),
             Command::Commit => Ok(Response::TransactionEnd(Tag::new(if failed { "ROLLBACK" } else { "COMMIT" }))),

@@ -114,7 +114,13 @@ columns! {
         "parent" Text "the branch it was made from, where known",
         "origin" Text "`configuration` or `table` (`pggit.branches`)",
         "recording" Text "`ready`, `broken` or `not required`",
-        "clients" Int "logged in now",;
+        "clients" Int "logged in now",
+        "fork_commit" Text "the parent's newest commit when the branch was made from it; NULL in this and the next columns: not known",
+        "ahead" Int "commits on the branch since then",
+        "behind" Int "commits on the parent since then",
+        "size" Int "bytes of its database",
+        "sessions" Int "in its database, whichever way they came, without the recorder's",
+        "last_change" Text "time of its last recorded change",;
     HISTORY:
         "id" Text "of the row (uuid)",
         "commit_id" Text "all changes of one transaction share it",
@@ -259,7 +265,7 @@ pub async fn rows(show: Show, shared: &Shared, needed: Option<usize>) -> Result<
         Show::Clients => shared.clients.list().iter().map(|client| client_row(client)).collect(),
         Show::Servers => shared.clients.list().iter().filter_map(|client| server_row(client)).collect(),
         Show::Stats => stats(shared),
-        Show::Branches => branches(shared),
+        Show::Branches => branches(shared).await,
         Show::History => return history(shared, newest).await,
         Show::Statements => {
             let read = shared.history.statements(newest).await.map_err(|error| {
@@ -356,13 +362,16 @@ fn stats(shared: &Shared) -> Table {
     all
 }
 
-fn branches(shared: &Shared) -> Table {
+async fn branches(shared: &Shared) -> Table {
+    let facts = shared.history.branch_facts().await;
     let (branches, policy) = (shared.branches.load(), shared.policy.load());
     let clients = shared.clients.list();
     let is_on =
         |client: &Client, name: &str| client.facts.get().is_some_and(|facts| facts.branch.as_deref() == Some(name));
     let row = |branch: &crate::branch::Branch| {
         let frozen = policy.freezes.iter().find(|freeze| freeze.branch == branch.name);
+        let facts = facts.get(&branch.name).cloned().unwrap_or_default();
+        let int = |n: Option<i64>| n.map_or(Value::Null, Value::Int);
         vec![
             branch.name.as_str().into(),
             branch.database.as_str().into(),
@@ -380,6 +389,12 @@ fn branches(shared: &Shared) -> Table {
                 Recording::Broken => "broken".into(),
             },
             Value::count(clients.iter().filter(|client| is_on(client, &branch.name)).count()),
+            facts.fork_commit.map(|id| id.to_string()).into(),
+            int(facts.ahead),
+            int(facts.behind),
+            int(facts.size),
+            int(facts.sessions),
+            facts.changed_at.map(|at| time(at.into())).into(),
         ]
     };
     branches.all.iter().map(|branch| row(branch)).collect()

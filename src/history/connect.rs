@@ -1,5 +1,7 @@
 //! Connections of the recorder: who it is, how long it waits, how it comes back, how its errors read.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSslMode}
 
 use super::hosts::Hosts;
 use crate::config::{Capture, SessionAttrs, Upstream};
+use crate::tls::{Negotiation, SslMode};
 
 /// How the schema comes into a database.
 pub(super) const MIGRATE: &str = "pggit-proxy migrate up --database-url …";
@@ -69,7 +72,7 @@ impl RecorderError {
 }
 
 /// The server, as the recorder reaches it.
-pub(super) struct Server {
+pub struct Server {
     /// One for each host.
     options: Vec<PgConnectOptions>,
     place: String,
@@ -82,10 +85,15 @@ pub(super) struct Server {
     pub timeout: Duration,
     /// `history.capture`.
     pub capture: Capture,
+    /// `branches.pg_dump`.
+    pub pg_dump: Option<PathBuf>,
+    /// The same hosts, for programs of PostgreSQL's.
+    each: Vec<Upstream>,
 }
 
 impl Server {
-    pub fn new(upstream: &Upstream, capture: Capture) -> Self {
+    /// As the configuration says.
+    pub fn new(upstream: &Upstream, capture: Capture, pg_dump: Option<PathBuf>) -> Self {
         let each = upstream.each();
         let options = each.iter().map(|one| {
             reach(one)
@@ -110,7 +118,21 @@ impl Server {
             main: upstream.dbname.clone(),
             timeout: upstream.connect_timeout,
             capture,
+            pg_dump,
+            each,
         }
+    }
+
+    /// The recorder's role.
+    pub fn user(&self) -> &str {
+        self.each.first().map_or("", |upstream| &upstream.user)
+    }
+
+    /// How one of PostgreSQL's own programs reaches a database as the recorder does, in libpq's variables. It goes its own
+    /// way over TLS: the road lets nobody in but this process.
+    pub async fn libpq_environment(&self, database: &str) -> Vec<(&'static str, OsString)> {
+        let host = self.order().await.first().copied().unwrap_or_default();
+        self.each.get(host).map(|upstream| libpq_environment(upstream, database)).unwrap_or_default()
     }
 
     /// How to connect to the main database, for a pool: to the host that the recorder would be on now.
@@ -119,6 +141,7 @@ impl Server {
         self.options[host].clone()
     }
 
+    /// A connection to one of the server's databases, as the recorder's role.
     pub async fn connect(&self, database: &str) -> Result<PgConnection, RecorderError> {
         let unreachable =
             |reason| RecorderError::Unreachable { database: database.to_owned(), place: self.place.clone(), reason };
@@ -173,6 +196,38 @@ fn reach(upstream: &Upstream) -> PgConnectOptions {
         options = options.socket(road);
     }
     options
+}
+
+fn libpq_environment(upstream: &Upstream, database: &str) -> Vec<(&'static str, OsString)> {
+    let ssl = &upstream.ssl;
+    let mode = match ssl.mode {
+        SslMode::Disable => "disable",
+        SslMode::Prefer => "prefer",
+        SslMode::Require => "require",
+        SslMode::VerifyCa => "verify-ca",
+        SslMode::VerifyFull => "verify-full",
+    };
+    let mut all: Vec<(&'static str, OsString)> = vec![
+        ("PGHOST", upstream.host.clone().into()),
+        ("PGPORT", upstream.port.to_string().into()),
+        ("PGUSER", upstream.user.clone().into()),
+        ("PGDATABASE", database.into()),
+        ("PGAPPNAME", APPLICATION_NAME.into()),
+        ("PGCONNECT_TIMEOUT", upstream.connect_timeout.as_secs().max(1).to_string().into()),
+        ("PGSSLMODE", mode.into()),
+        ("PGGSSENCMODE", "disable".into()),
+        ("PGOPTIONS", "-c default_transaction_read_only=off".into()),
+    ];
+    if let Some(password) = &upstream.password {
+        all.push(("PGPASSWORD", password.0.clone().into()));
+    }
+    match ssl.negotiation {
+        Negotiation::Direct => all.push(("PGSSLNEGOTIATION", "direct".into())),
+        Negotiation::Postgres => {}
+    }
+    let files = [("PGSSLROOTCERT", &ssl.roots), ("PGSSLCERT", &ssl.certificate), ("PGSSLKEY", &ssl.key)];
+    all.extend(files.into_iter().filter_map(|(variable, file)| Some((variable, file.clone()?.into_os_string()))));
+    all
 }
 
 /// Runs one statement of the recorder with a bound that also holds when the server is gone without a word.

@@ -8,6 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::postgres::PgConnection;
 use tokio::sync::{Notify, Semaphore, watch};
 
+use super::branching::SeenTip;
 use super::connect::{RecorderError, Server, bounded};
 use super::recorder::close;
 use super::seal::Sealing;
@@ -33,6 +34,7 @@ const SPACING: Duration = Duration::from_millis(50);
 pub(super) struct Watched {
     pub branch: Arc<Branch>,
     pub sealing: Sealing,
+    pub tip: SeenTip,
     seen: watch::Sender<Report>,
     look: Notify,
     waiters: AtomicUsize,
@@ -60,6 +62,7 @@ impl Watched {
         Self {
             branch,
             sealing: Sealing::default(),
+            tip: SeenTip::default(),
             seen: watch::Sender::new(unseen),
             look: Notify::new(),
             waiters: AtomicUsize::new(0),
@@ -201,6 +204,7 @@ async fn look_at(server: &Server, watched: &Watched, kept: &mut Option<PgConnect
         Recording::Ready(_) => {
             swept(server, &mut connection, &watched.branch.name).await
                 && watched.sealing.look(&mut connection).await.is_ok()
+                && watched.tip.look(&mut connection).await.is_ok()
         }
         Recording::Broken | Recording::NotRequired => true,
     };

@@ -7,6 +7,7 @@
 //! intents: what cannot run in a transaction, before and after  connections of a moment; health looks for lost ones
 //! seal: the hash chain of each branch, when a look saw commits that wait     one task a branch, connections of a moment
 //! verify: the whole chain again; run by the command line, not by the recorder
+//! branching: makes, changes and drops branches when asked; sweeps what was left half made
 //! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
 //! migrate: the schema itself; run by the command line, not by the recorder
 //! ```
@@ -14,6 +15,7 @@
 //! History rows themselves are written by event triggers in the client's own transaction; from here only the probe's, for
 //! what the triggers did not see.
 
+pub mod branching;
 mod connect;
 mod health;
 mod hosts;
@@ -40,9 +42,10 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 pub(crate) use self::connect::in_words;
-pub use self::connect::{APPLICATION_NAME, RecorderError};
+pub use self::connect::{APPLICATION_NAME, RecorderError, Server};
 
-use self::connect::{Condition, Server};
+use self::branching::{Alteration, BranchError, BranchFacts, Force, NewBranch, Stage};
+use self::connect::Condition;
 use self::health::Watched;
 use self::probe::Probed;
 use self::queue::Queue;
@@ -140,7 +143,7 @@ impl History {
     /// after branches or freezes changed, when [`Self::branch_rows`] and [`Self::freezes`] have the new ones.
     pub fn start(config: &Config, changed: impl Fn() + Send + Sync + 'static) -> Self {
         let inner = Arc::new(Inner {
-            server: Arc::new(Server::new(&config.upstream, config.history.capture)),
+            server: Arc::new(Server::new(&config.upstream, config.history.capture, config.branches.pg_dump.clone())),
             queue: Arc::new(Queue::new(config.history.queue, queue::MAX_BYTES)),
             log: Arc::new(Condition::new("the statement log")),
             main: Condition::new("the recorder's connection"),
@@ -162,6 +165,7 @@ impl History {
         let tasks = vec![
             inner.runtime.spawn(write).abort_handle(),
             inner.runtime.spawn(tables::follow(inner.clone())).abort_handle(),
+            inner.runtime.spawn(branching::keep_sweeping(inner.clone())).abort_handle(),
         ];
         let history = Self { running: Some(Arc::new(Running { inner, tasks })) };
         history.watch_branches(&config.branches(&[]));
@@ -334,6 +338,69 @@ impl History {
         Ok(lifted)
     }
 
+    /// Makes a branch; returns its database. It is known here from then on. The work goes on when nobody waits for it any more.
+    pub async fn create_branch(&self, branches: Arc<Branches>, new: NewBranch) -> Result<String, BranchError> {
+        self.at_work(move |inner| async move {
+            let told = |stage: Stage| tracing::info!(branch = new.name, parent = new.parent, ?stage, "making a branch");
+            branching::create(&inner.server, &branches, &new, &told).await
+        })
+        .await
+    }
+
+    /// Drops a branch and its database.
+    pub async fn drop_branch(
+        &self,
+        branches: Arc<Branches>,
+        name: String,
+        by: String,
+        force: Force,
+    ) -> Result<(), BranchError> {
+        self.at_work(move |inner| async move { branching::remove(&inner.server, &branches, &name, &by, force).await })
+            .await
+    }
+
+    /// Protects or renames a branch.
+    pub async fn alter_branch(
+        &self,
+        branches: Arc<Branches>,
+        name: String,
+        what: Alteration,
+    ) -> Result<(), BranchError> {
+        self.at_work(move |inner| async move { branching::alter(&inner.server, &branches, &name, &what).await }).await
+    }
+
+    /// What is known of each branch besides its row; empty where nothing is. One question, to the main database.
+    pub async fn branch_facts(&self) -> HashMap<String, BranchFacts> {
+        let Some(inner) = self.inner() else { return HashMap::new() };
+        let rows = match inner.main.trouble() {
+            // Nobody waits for a server that does not answer.
+            Some(_) => Vec::new(),
+            None => inner.read_facts().await.unwrap_or_default(),
+        };
+        let watched = inner.watched.load();
+        branching::together(rows, watched.iter().map(|(name, watching)| (name.as_str(), &watching.watched.tip)))
+    }
+
+    /// Does what may take long on the recorder's runtime, to its end, and then reads the branches again: whoever asked finds
+    /// them as they are now.
+    async fn at_work<T, W>(&self, work: impl FnOnce(Arc<Inner>) -> W + Send + 'static) -> Result<T, BranchError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, BranchError>> + Send + 'static,
+    {
+        let running = self.running.clone().ok_or(RecorderError::NotRunning)?;
+        let inner = running.inner.clone();
+        let runtime = inner.runtime.clone();
+        let done = runtime.spawn(async move {
+            let _running = running;
+            let done = work(inner.clone()).await;
+            let connection = inner.server.connect(&inner.server.main).await?;
+            inner.reread(connection).await?;
+            done
+        });
+        done.await.unwrap_or_else(|_| Err(RecorderError::NotRunning.into()))
+    }
+
     /// What the recorder last saw, for `SHOW HEALTH` and `/readyz`.
     pub fn health(&self) -> Vec<HealthRow> {
         let own = |check: &str, ok, message| HealthRow { branch: String::new(), check: check.into(), ok, message };
@@ -384,6 +451,14 @@ impl Inner {
         recorder::close(connection).await;
         self.take_over(ticket, tables);
         Ok(())
+    }
+
+    async fn read_facts(&self) -> anyhow::Result<Vec<branching::FactsRow>> {
+        let _reader = self.readers.acquire().await?;
+        let mut connection = self.server.connect(&self.server.main).await?;
+        let rows = branching::read_facts(&mut connection).await;
+        recorder::close(connection).await;
+        Ok(rows?)
     }
 
     /// Starts watching new branches, and stops for those that are gone or lie elsewhere now.

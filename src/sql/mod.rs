@@ -90,6 +90,12 @@ pub fn split(text: &[u8]) -> Vec<Range<usize>> {
     scan::split(text)
 }
 
+/// The byte ranges of a text's comments. By the lexical rules alone; strings are not looked into.
+pub fn comments(text: &[u8]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let comments = scan::Scanner::new(text, scan::Backslash::Plain);
+    comments.filter(|token| matches!(token.kind, scan::Kind::Comment { .. })).map(|token| token.range)
+}
+
 /// The lower-cased names of functions of the schema `pggit` that a text calls by their qualified name: `pggit.name(`. By the
 /// lexical rules alone; strings and comments are not looked into.
 pub fn called_functions(text: &[u8]) -> impl Iterator<Item = String> + '_ {

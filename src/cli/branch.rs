@@ -1,0 +1,153 @@
+//! `pggit-proxy branch create|drop|list|protect|unprotect|rename`: the same work as on the control port, without a proxy.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use sqlx::Connection as _;
+use uuid::Uuid;
+
+use super::connect;
+use crate::branch::Branches;
+use crate::history::Server;
+use crate::history::branching::{self, Alteration, BranchError, Force, Listed, NewBranch, Stage};
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
+pub enum Action {
+    /// Make a branch with the schema and the history of another one, without its data
+    Create {
+        /// The new branch
+        name: String,
+        /// The branch that it is made from; without it the default one
+        #[arg(long, value_name = "BRANCH")]
+        from: Option<String>,
+        /// The parent's commit, if its template is still kept; without it the newest
+        #[arg(long, value_name = "COMMIT")]
+        at: Option<Uuid>,
+    },
+    /// Drop a branch and its database
+    Drop {
+        /// The branch
+        name: String,
+        /// End the sessions that are on it
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the branches
+    List,
+    /// Refuse schema changes on a branch, unless a rule allows them
+    Protect {
+        /// The branch
+        name: String,
+    },
+    /// Take that back
+    Unprotect {
+        /// The branch
+        name: String,
+    },
+    /// Give a branch another name
+    Rename {
+        /// The branch
+        name: String,
+        /// Its new name
+        to: String,
+    },
+}
+
+/// Does it on the repository of that main database.
+pub async fn run(action: Action, url: Option<&str>, pg_dump: Option<PathBuf>) -> anyhow::Result<()> {
+    let url = url.context("--database-url is missing: the repository's main database, as a libpq URL")?;
+    let server = connect::server(url, pg_dump).await?;
+    let mut main = server.connect(&server.main).await?;
+    let known = branching::branches(&mut main).await?;
+    let by = server.user().to_owned();
+    match action {
+        Action::Create { name, from, at } => {
+            let parent = from.unwrap_or_else(|| known.default.clone());
+            create(&server, &known, NewBranch { name, parent, at, by }).await?;
+        }
+        Action::Drop { name, force } => {
+            let force = if force { Force::Yes } else { Force::No };
+            branching::remove(&server, &known, &name, &by, force).await.map_err(explained)?;
+            println!("dropped branch {name}");
+        }
+        Action::List => print!("{}", table(&branching::list(&mut main).await?)),
+        Action::Protect { name } => alter(&server, &known, &name, Alteration::Protect).await?,
+        Action::Unprotect { name } => alter(&server, &known, &name, Alteration::Unprotect).await?,
+        Action::Rename { name, to } => alter(&server, &known, &name, Alteration::Rename(to)).await?,
+    }
+    main.close().await.context("cannot close the connection")
+}
+
+async fn create(server: &Server, known: &Branches, new: NewBranch) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let told = |stage: Stage| match stage {
+        Stage::Template => eprintln!("{:5.1} s  reading the parent's schema", begun.elapsed().as_secs_f64()),
+        Stage::Copy => eprintln!("{:5.1} s  making the database", begun.elapsed().as_secs_f64()),
+    };
+    let database = branching::create(server, known, &new, &told).await.map_err(explained)?;
+    println!("created branch {} in database {database} ({:.1} s)", new.name, begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn alter(server: &Server, known: &Branches, name: &str, what: Alteration) -> anyhow::Result<()> {
+    branching::alter(server, known, name, &what).await.map_err(explained)?;
+    match what {
+        Alteration::Protect => println!("branch {name} is protected"),
+        Alteration::Unprotect => println!("branch {name} is not protected"),
+        Alteration::Rename(to) => println!("branch {name} is branch {to} now"),
+    }
+    Ok(())
+}
+
+/// With what the control port would say besides.
+fn explained(error: BranchError) -> anyhow::Error {
+    let more: Vec<String> = [error.detail(), error.hint()].into_iter().flatten().collect();
+    let error = anyhow::Error::new(error);
+    if more.is_empty() { error } else { anyhow::anyhow!("{error:#}\n{}", more.join("\n")) }
+}
+
+fn table(all: &[Listed]) -> String {
+    let head = ["name", "parent", "database", "size", "protected", "created"].map(str::to_owned);
+    let rows = all.iter().map(|branch| {
+        let size = branch.size.map(|bytes| format!("{:.1} MB", bytes as f64 / 1e6)).unwrap_or_default();
+        let created = branch.created_at.format("%FT%TZ").to_string();
+        let protected = if branch.protected { "yes" } else { "no" }.to_owned();
+        let parent = branch.parent.clone().unwrap_or_default();
+        [branch.name.clone(), parent, branch.database.clone(), size, protected, created]
+    });
+    let rows: Vec<[String; 6]> = std::iter::once(head).chain(rows).collect();
+    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let line = |row: &[String; 6]| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_lines_up() {
+        let created_at = chrono::DateTime::from_timestamp(0, 0).unwrap_or_default();
+        let branch = |name: &str, size| Listed {
+            name: name.into(),
+            parent: None,
+            database: "app".into(),
+            protected: false,
+            created_at,
+            size,
+        };
+        let all = [branch("main", Some(8_000_000)), branch("feature/x", None)];
+        assert_eq!(
+            table(&all),
+            "name       parent  database  size    protected  created\n\
+             main               app       8.0 MB  no         1970-01-01T00:00:00Z\n\
+             feature/x          app               no         1970-01-01T00:00:00Z\n"
+        );
+    }
+}
