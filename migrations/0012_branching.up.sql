@@ -24,6 +24,65 @@ COMMENT ON TABLE pggit.templates IS
     'Databases with the schema of a branch as it was at a commit, and without its data. Only the main database''s table counts.';
 COMMENT ON COLUMN pggit.templates.commit_id IS 'The newest commit in it; NULL: none';
 
+-- Under which oids an object of this database was known in the databases that its history comes from. Written once, when the
+-- branch's template is made.
+CREATE TABLE pggit.origins (
+    classid oid NOT NULL,
+    objid   oid NOT NULL,
+    was     oid NOT NULL,
+    PRIMARY KEY (classid, objid, was)
+);
+CREATE INDEX origins_was ON pggit.origins (was, classid);
+COMMENT ON TABLE pggit.origins IS 'Oids that objects had in the databases that this branch was made from';
+
+-- As before (0004), but that an object's past goes on under the oids that it had in the parent.
+CREATE OR REPLACE VIEW pggit.history AS
+SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
+       pggit.severity(t.change_type, c.command_tag, c.object_type, p.shape, c.shape) AS change_severity,
+       c.command_tag, c.object_type, c.schema_name, c.object_name, c.object_identity,
+       CASE WHEN c.objsubid = 0 OR c.aspect <> '' THEN p.new_definition
+            ELSE pg_catalog.quote_ident(p.shape -> c.objsubid::text ->> 0) || ' ' || (p.shape -> c.objsubid::text ->> 1)
+                 || CASE WHEN (p.shape -> c.objsubid::text ->> 2)::boolean THEN ' NOT NULL' ELSE '' END END AS old_definition,
+       c.new_definition, c.sql_executed, c.captured_by, c.via_proxy, c.created_at, c.created_by, c.role_name,
+       c.application_name, c.client_addr, c.client_port, c.backend_pid, c.xid, c.ordinal
+  FROM pggit.changes c
+  LEFT JOIN LATERAL (
+        SELECT k.action, k.object_name, k.namespace, k.new_definition, k.shape FROM pggit.changes k
+         WHERE k.objid = c.objid AND k.classid = c.classid AND k.aspect = c.aspect
+           AND k.objsubid = CASE WHEN c.aspect = '' THEN 0 ELSE c.objsubid END
+           AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
+         ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) o ON true
+  LEFT JOIN LATERAL (
+        SELECT k.action, k.object_name, coalesce(n.objid, k.namespace) AS namespace, k.new_definition, k.shape
+          FROM pggit.origins g
+          JOIN pggit.changes k ON k.objid = g.was AND k.classid = g.classid AND k.aspect = c.aspect
+               AND k.objsubid = CASE WHEN c.aspect = '' THEN 0 ELSE c.objsubid END
+               AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
+          LEFT JOIN pggit.origins n ON n.classid = 'pg_catalog.pg_namespace'::regclass AND n.was = k.namespace
+         WHERE o.action IS NULL AND g.classid = c.classid AND g.objid = c.objid
+         ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) a ON true
+  LEFT JOIN LATERAL (
+        SELECT k.action, k.object_name, k.namespace, k.new_definition, k.shape FROM pggit.changes k
+         WHERE o.action IS NULL AND a.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP')
+           AND pg_catalog.hashtextextended(k.object_identity, 0) = pg_catalog.hashtextextended(c.object_identity, 0)
+           AND k.object_identity = c.object_identity AND k.object_type = c.object_type AND k.aspect = c.aspect
+           AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
+         ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) i ON true
+  CROSS JOIN LATERAL (
+        SELECT coalesce(o.action, a.action, i.action), coalesce(o.new_definition, a.new_definition, i.new_definition),
+               coalesce(o.shape, a.shape, i.shape)) p(action, new_definition, shape)
+  CROSS JOIN LATERAL (
+        SELECT coalesce(o.action, a.action), coalesce(o.object_name, a.object_name),
+               coalesce(o.namespace, a.namespace)) s(action, object_name, namespace)
+  CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN c.action = 'ALTER' AND s.action <> 'DROP' AND (s.object_name <> c.object_name OR s.namespace <> c.namespace) THEN 'RENAME'
+            WHEN c.action = 'ALTER' AND c.affected AND coalesce(p.action, 'DROP') = 'DROP' THEN 'CREATE'
+            WHEN c.action = 'CREATE' AND s.action <> 'DROP' THEN 'ALTER'
+            ELSE c.action END) t(change_type)
+ WHERE NOT (c.affected AND CASE WHEN c.action = 'DROP' THEN coalesce(p.action, 'DROP') = 'DROP'
+                                ELSE coalesce(p.action, 'DROP') <> 'DROP' AND p.new_definition IS NOT DISTINCT FROM c.new_definition END);
+
 -- A mark of everything that a dump of the schema would show, to tell whether a template is still like its parent, also where
 -- nobody recorded the change. Rows are known by the transaction that wrote them, but for pg_class, in which TRUNCATE, VACUUM and
 -- the like write, too. Temporary objects do not count. About 20 ms for 500 tables.

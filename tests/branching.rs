@@ -120,6 +120,16 @@ fn a_branch_goes_its_own_way() {
         let altered =
             "select count(*) from pggit.history where old_definition ~ 'b text' and new_definition ~ 'on_branch'";
         assert_eq!(it.on("feature/x", altered), "1", "a change on the branch knows what it replaced");
+        branch.rows("alter table t rename to u; alter table u drop column on_branch");
+        let renamed = "select string_agg(change_type || ' ' || object_name, ', ' order by created_at) from pggit.history \
+                       where branch = 'feature/x' and object_type = 'table' and object_name in ('t', 'u')";
+        assert_eq!(it.on("feature/x", renamed), "ALTER t, RENAME u, ALTER u");
+        // A branch of the branch knows all of it.
+        it.proxy.control("create branch grandchild from feature/x");
+        it.client("grandchild").rows("alter table u rename to w");
+        let told = "select change_type, old_definition like '%TABLE public.u %' from pggit.history \
+                    where object_name = 'w' and object_type = 'table'";
+        assert_eq!(it.on("grandchild", told), "RENAME|t");
         // Its row says where it comes from.
         let fork = it.main("select fork_commit from pggit.branches where name = 'feature/x'");
         let theirs = it.on("feature/x", &format!("select branch, message from pggit.commits where id = '{fork}'"));
@@ -129,13 +139,13 @@ fn a_branch_goes_its_own_way() {
         // One change on either side since.
         let show = "show branches fork_commit, ahead, behind, sessions where name = 'feature/x'";
         assert!(
-            eventually(PATIENCE, || it.proxy.control(show) == format!("{fork}|1|1|1")),
+            eventually(PATIENCE, || it.proxy.control(show) == format!("{fork}|2|1|1")),
             "{}",
             it.proxy.control(show)
         );
         assert_eq!(
             it.proxy.control("show branches name where size > 1000000 and last_change is not null order by name"),
-            "feature/x\nmain"
+            "feature/x\ngrandchild\nmain"
         );
         // The seals hold, and go on.
         let database = it.database("feature/x");
@@ -268,6 +278,36 @@ fn a_second_branch_of_many_tables_reads_nothing_anew() {
         assert_eq!(server.psql(&database, "select count(*) from pg_tables where schemaname = 'public'"), "500");
         fs::remove_dir_all(&directory).unwrap();
     }
+}
+
+#[test]
+fn a_commit_whose_template_is_kept_can_be_had_again() {
+    each(|it| {
+        let mut main = it.client("main");
+        let newest = || it.main("select commit_id from pggit.tip()");
+        let make =
+            |name: &str, commit: &str| it.proxy.control(&format!("create branch {name} from main at commit {commit}"));
+        main.rows("create table one ()");
+        let first = newest();
+        make("first", &first);
+        main.rows("create table two ()");
+        let second = newest();
+        make("second", &second);
+        make("again", &first);
+        let tables = "select string_agg(relname, ' ' order by relname) from pg_class where relname in ('one', 'two')";
+        assert_eq!(
+            [it.on("first", tables), it.on("second", tables), it.on("again", tables)],
+            ["one", "one two", "one"]
+        );
+        assert_eq!(it.main("select fork_commit from pggit.branches where name = 'again'"), first);
+        assert_eq!(it.proxy.control("show branches behind where name = 'again'"), "1");
+        main.rows("create table three ()");
+        let third = newest();
+        main.rows("create table four ()");
+        assert!(
+            it.refused(&format!("create branch third from main at commit {third}")).contains("there is no template")
+        );
+    });
 }
 
 #[test]

@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn lists_are_taken_apart() {
         assert_eq!(
-            value_of("search_path", "\"$user\", public,  \"a \"\"b\", c\""),
+            value_of("search_path", "\"$user\", public,  \"a \"\"b, c\""),
             " E'$user', E'public', E'a \"b, c'"
         );
         assert_eq!(value_of("search_path", "\"\""), " E''");

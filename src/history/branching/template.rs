@@ -5,6 +5,7 @@
 
 use futures::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
+use sqlx::postgres::types::Oid;
 use uuid::Uuid;
 
 use super::database::{self, Sessions, Shape};
@@ -28,6 +29,21 @@ const BYTES_AT_ONCE: usize = 1 << 20;
 
 /// Tables of the schema pggit whose rows travel along. What is about the server, the proxies or the main database stays there.
 const TRAVELLING: [&str; 4] = ["migrations", "changes", "seals", "seal_state"];
+
+/// What objects are called, whose past is to be found under the oids of the copy, too; and the oids they had in still older
+/// databases.
+const NAMED: &str = "SELECT i.type, i.identity, r.class, w.was FROM pggit.recordable_objects() r \
+     CROSS JOIN LATERAL pg_identify_object(r.class, r.obj, 0) i \
+     CROSS JOIN LATERAL (SELECT r.obj UNION SELECT g.was FROM pggit.origins g \
+                         WHERE g.classid = r.class AND g.objid = r.obj) w(was) \
+     WHERE i.identity IS NOT NULL";
+
+/// The objects of the same names here.
+const ORIGINS: &str = "INSERT INTO pggit.origins (classid, objid, was) SELECT DISTINCT r.class, r.obj, p.was \
+     FROM pggit.recordable_objects() r CROSS JOIN LATERAL pg_identify_object(r.class, r.obj, 0) i \
+     JOIN unnest($1::text[], $2::text[], $3::oid[], $4::oid[]) p(type, identity, class, was) \
+       ON p.type = i.type AND p.identity = i.identity AND p.class = r.class \
+     WHERE p.was <> r.obj";
 
 /// Objects are other ones in a copy: whoever knew the parent's key must not be believed there.
 const NEW_KEY: &str = "INSERT INTO pggit.companion_key (key) SELECT \
@@ -185,6 +201,7 @@ async fn fill(
     restore(&mut target, parent, &entries).await?;
     populate(&mut snapshot.connection, &mut target).await?;
     let rows = copy_history(&mut snapshot.connection, &mut target).await?;
+    note_origins(&mut snapshot.connection, &mut target).await?;
     run(&mut target, NEW_KEY).await?;
     // From here on whatever is made is recorded.
     restore(&mut target, parent, &last).await?;
@@ -283,6 +300,20 @@ async fn copy_history(parent: &mut PgConnection, target: &mut PgConnection) -> R
         copy.finish().await?;
     }
     Ok(bounded(sqlx::query_scalar(COUNT).fetch_one(parent)).await?)
+}
+
+/// Objects are other ones in the copy: their past is found by the oids that they had.
+async fn note_origins(parent: &mut PgConnection, target: &mut PgConnection) -> Result<(), BranchError> {
+    let named = sqlx::query_as::<_, (String, String, Oid, Oid)>(NAMED).fetch_all(parent).await?;
+    let (mut kinds, mut names, mut classes, mut oids) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (kind, name, class, was) in named {
+        kinds.push(kind);
+        names.push(name);
+        classes.push(class);
+        oids.push(was);
+    }
+    sqlx::query(ORIGINS).bind(kinds).bind(names).bind(classes).bind(oids).execute(target).await?;
+    Ok(())
 }
 
 async fn has_schema_public(parent: &mut PgConnection) -> Result<bool, BranchError> {
