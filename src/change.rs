@@ -36,6 +36,8 @@ pub enum Outcome {
     Failed,
     /// The proxy refused it.
     Refused,
+    /// It became a change request.
+    Queued,
     /// It succeeded, and its transaction (or savepoint) was rolled back.
     RolledBack,
     /// The connection ended before the outcome was seen.
@@ -49,6 +51,7 @@ impl Outcome {
             Self::Applied => "applied",
             Self::Failed => "failed",
             Self::Refused => "refused",
+            Self::Queued => "queued",
             Self::RolledBack => "rolled_back",
             Self::Unknown => "unknown",
         }
@@ -62,6 +65,8 @@ pub enum VerdictKind {
     Allow,
     /// It did not.
     Refuse,
+    /// It did not: it became a change request.
+    Queue,
 }
 
 impl VerdictKind {
@@ -70,6 +75,7 @@ impl VerdictKind {
         match self {
             Self::Allow => "allow",
             Self::Refuse => "refuse",
+            Self::Queue => "queue",
         }
     }
 }
@@ -136,6 +142,42 @@ pub enum Intended {
     /// It is committed: the statement may pass.
     Written,
     /// Why it could not be written.
+    Failed(String),
+}
+
+/// A statement that is to wait for approval: a row of `pggit.change_requests`.
+#[derive(Debug, Clone)]
+pub struct ChangeRequest {
+    /// Also the key of its [`StatementFact`].
+    pub id: Uuid,
+    /// The session that sent it.
+    pub session: Arc<SessionFacts>,
+    /// The rule that queues it.
+    pub rule: String,
+    /// The server's command tag.
+    pub tag: &'static str,
+    /// Its class.
+    pub class: Class,
+    /// The objects in its text, as `schema.name` or `name`.
+    pub objects: Vec<String>,
+    /// Whether it runs inside a transaction.
+    pub transactional: bool,
+    /// The text exactly as sent.
+    pub sql: String,
+    /// What is known of the settings that change its meaning.
+    pub settings: Vec<(&'static str, String)>,
+    /// `application_name` at that time.
+    pub application_name: String,
+    /// How long it may wait.
+    pub expires: Duration,
+}
+
+/// What came of writing change requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enqueued {
+    /// Their numbers, in the order of the statements.
+    Waiting(Vec<i64>),
+    /// Why they could not be written.
     Failed(String),
 }
 

@@ -225,6 +225,7 @@ impl Metrics {
         match verdict {
             VerdictKind::Allow => counts.allowed.increment(1),
             VerdictKind::Refuse => counts.refused.increment(1),
+            VerdictKind::Queue => counts.queued.increment(1),
         }
     }
 

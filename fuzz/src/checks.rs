@@ -354,7 +354,7 @@ impl Between {
         let (up, env) = (&mut self.up, env(&self.policy));
         loop {
             match self.session.from_client(&mut up.pipe, &env, &mut self.classifier, &mut fx) {
-                Ok(Next::Read) => break,
+                Ok(Next::Read | Next::AwaitServer) => break,
                 Ok(Next::AskRecorder) => assert!(fx.intent.take().is_some(), "the history can be written"),
                 Err(_) => {
                     up.broken = true;

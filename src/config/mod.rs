@@ -47,6 +47,8 @@ pub struct Config {
     pub branches: BranchConfig,
     /// `[[rule]]`, in order.
     pub rules: Vec<Rule>,
+    /// `[changes]`
+    pub changes: ChangesConfig,
     /// `[control]`
     pub control: ControlConfig,
     /// `[http]`
@@ -206,6 +208,15 @@ pub struct BranchConfig {
     pub declared: Vec<Branch>,
     /// The default branch is declared without a database: it is in the main database, whatever that is.
     pub default_in_main: bool,
+}
+
+/// Change requests.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangesConfig {
+    /// Whether who asked for a change may approve it. Default false.
+    pub self_approval: bool,
+    /// How long one try to apply a change waits for locks. Default 2 s.
+    pub lock_timeout: Duration,
 }
 
 /// The control port.
@@ -399,6 +410,12 @@ impl Default for AuthConfig {
                 .to_owned(),
             max_failures: 100,
         }
+    }
+}
+
+impl Default for ChangesConfig {
+    fn default() -> Self {
+        Self { self_approval: false, lock_timeout: Duration::from_secs(2) }
     }
 }
 

@@ -13,8 +13,8 @@ use super::section::{Reader, Section};
 use super::tls::{read_auth, read_listen_tls};
 use super::upstream::{read_secret, read_upstream};
 use super::{
-    Capture, Config, ControlConfig, ControlRole, ControlUser, HistoryConfig, HttpConfig, Limits, LogConfig, OnFailure,
-    Problem,
+    Capture, ChangesConfig, Config, ControlConfig, ControlRole, ControlUser, HistoryConfig, HttpConfig, Limits,
+    LogConfig, OnFailure, Problem,
 };
 
 /// Where environment variables come from: the process, or nowhere.
@@ -66,6 +66,7 @@ fn read_all(config: &mut Config, top: &mut Section<'_>, reader: &Reader<'_>, env
     config.history = read_history(top.section("history"));
     config.branches = read_branches(top.section("branches"), &config.upstream.dbname, folder);
     config.rules = read_rules(top.sections("rule"));
+    config.changes = read_changes(top.section("changes"));
     config.control = read_control(top.section("control"), folder);
     config.http = read_http(top.section("http"));
     config.log = read_log(top.section("log"));
@@ -87,6 +88,16 @@ fn read_history(mut section: Section<'_>) -> HistoryConfig {
     };
     section.finish();
     history
+}
+
+fn read_changes(mut section: Section<'_>) -> ChangesConfig {
+    let default = ChangesConfig::default();
+    let changes = ChangesConfig {
+        self_approval: section.flag("self_approval", default.self_approval),
+        lock_timeout: section.duration("lock_timeout", default.lock_timeout, Duration::from_millis(10)..=HOUR),
+    };
+    section.finish();
+    changes
 }
 
 fn read_control(mut section: Section<'_>, folder: &Path) -> ControlConfig {

@@ -1,12 +1,16 @@
 //! `[[rule]]`.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::section::{Section, pick};
-use crate::policy::{Action, ObjectPattern, Rule, any_case_glob, glob};
+use crate::policy::{Action, ObjectPattern, Queueing, Rule, any_case_glob, glob};
 use crate::sql::Class;
+
+/// A change request may wait for so long.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Reads the rules in their order; a rule with a problem is left out, the problem stands in the reader.
 pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
@@ -25,7 +29,13 @@ pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
         }
         let action = section.parsed("action", read_action);
         if !section.has("action") {
-            section.problem(&span, "a rule needs an `action`: \"allow\" or \"refuse\"");
+            section.problem(&span, "a rule needs an `action`: \"allow\", \"refuse\" or \"queue\"");
+        }
+        let action = action.map_or(Action::Refuse, |placed| placed.value);
+        let queues = matches!(action, Action::Queue(_));
+        let expires = section.duration("expires", Queueing::EXPIRES, Duration::from_secs(1)..=LONGEST);
+        if section.has("expires") && !queues {
+            section.problem(&span, "`expires` is for rules with `action` = \"queue\"");
         }
         let rule = Rule {
             name: name.map(|name| name.value).unwrap_or_default(),
@@ -36,7 +46,7 @@ pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
             class: read_classes(&mut section),
             tag: section.parsed("tag", any_case_glob).map(|placed| placed.value),
             object: section.parsed("object", ObjectPattern::new).map(|placed| placed.value),
-            action: action.map_or(Action::Refuse, |placed| placed.value),
+            action: if queues { Action::Queue(Queueing { expires }) } else { action },
             message: section.text("message").map(|placed| placed.value),
             hint: section.text("hint").map(|placed| placed.value),
         };
@@ -48,10 +58,13 @@ pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
 
 fn read_action(text: &str) -> Result<Action, String> {
     match text {
-        "queue" | "reroute" => {
-            Err(format!("`action` = \"{text}\" is not available in this version; use \"allow\" or \"refuse\""))
+        "reroute" => Err(format!(
+            "`action` = \"{text}\" is not available in this version; use \"allow\", \"refuse\" or \"queue\""
+        )),
+        _ => {
+            let queue = Action::Queue(Queueing { expires: Queueing::EXPIRES });
+            pick("action", text, &[("allow", Action::Allow), ("refuse", Action::Refuse), ("queue", queue)])
         }
-        _ => pick("action", text, &[("allow", Action::Allow), ("refuse", Action::Refuse)]),
     }
 }
 

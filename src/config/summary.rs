@@ -85,7 +85,7 @@ impl Config {
         row("history.timeout", show_duration(self.history.timeout));
         row("history.queue", self.history.queue.to_string());
         row("branches.default", self.branches.default.clone());
-        row("branches.pg_dump", path(&self.branches.pg_dump));
+        row("branches.pg_dump", show_path(&self.branches.pg_dump));
         for branch in &self.branches.declared {
             row(&format!("branches.{}.database", branch.name), branch.database.clone());
             row(&format!("branches.{}.protected", branch.name), branch.protected.to_string());
@@ -94,6 +94,8 @@ impl Config {
         for rule in &self.rules {
             row(&format!("rule.{}", rule.name), show_rule(rule));
         }
+        row("changes.self_approval", self.changes.self_approval.to_string());
+        row("changes.lock_timeout", show_duration(self.changes.lock_timeout));
         row("control.address", show_address(self.control.address));
         show_tls("control.tls", &self.control.tls, &mut row);
         for user in &self.control.users {

@@ -62,6 +62,12 @@ pub enum Command {
     DropBranch(String, Force),
     /// `ALTER BRANCH b PROTECT | UNPROTECT | RENAME TO c`
     AlterBranch(String, Alteration),
+    /// `APPROVE CHANGE n`
+    ApproveChange(i64),
+    /// `REJECT CHANGE n BECAUSE 'text'`
+    RejectChange(i64, String),
+    /// `APPLY CHANGE n`
+    ApplyChange(i64),
     /// `BEGIN`, `START TRANSACTION`: for drivers; nothing here is transactional.
     Begin(&'static str),
     /// `COMMIT`, `END`
@@ -125,11 +131,28 @@ pub const COMMANDS: &[Help] = &[
         about: "refuse schema changes on it, or no longer",
     },
     Help { syntax: "ALTER BRANCH <branch> RENAME TO <name>", role: "admin", about: "rename it; nobody may be on it" },
+    Help {
+        syntax: "APPROVE CHANGE <number>",
+        role: "admin",
+        about: "let a change request be applied; not one that the user asked for himself",
+    },
+    Help {
+        syntax: "REJECT CHANGE <number> BECAUSE '<reason>'",
+        role: "admin",
+        about: "say no to a change request, also to one that was approved and is not applied yet",
+    },
+    Help {
+        syntax: "APPLY CHANGE <number>",
+        role: "admin",
+        about: "run an approved change request on its branch, as its author",
+    },
 ];
 
 /// First words, for the hint of an unknown command.
-const WORDS: [&str; 11] =
-    ["SHOW", "RELOAD", "KILL", "PAUSE", "RESUME", "SHUTDOWN", "REFUSE", "ALLOW", "CREATE", "DROP", "ALTER"];
+const WORDS: [&str; 14] = [
+    "SHOW", "RELOAD", "KILL", "PAUSE", "RESUME", "SHUTDOWN", "REFUSE", "ALLOW", "CREATE", "DROP", "ALTER", "APPROVE",
+    "REJECT", "APPLY",
+];
 
 /// First words of SQL that a database would know; psql's tab completion and `\d` send some.
 const SQL_WORDS: [&str; 24] = [
@@ -196,6 +219,15 @@ impl Words<'_> {
             "CREATE" if self.takes("BRANCH") => self.create_branch(),
             "DROP" if self.takes("BRANCH") => self.drop_branch(),
             "ALTER" if self.takes("BRANCH") => self.alter_branch(),
+            "APPROVE" => {
+                let number = self.change()?;
+                self.end(Command::ApproveChange(number))
+            }
+            "APPLY" => {
+                let number = self.change()?;
+                self.end(Command::ApplyChange(number))
+            }
+            "REJECT" => self.reject(),
             "BEGIN" => Ok(Command::Begin("BEGIN")),
             "START" => Ok(Command::Begin("START TRANSACTION")),
             "COMMIT" | "END" => Ok(Command::Commit),
@@ -338,6 +370,37 @@ impl Words<'_> {
                 .hint("SHOW CLIENTS shows the numbers in the column id.")
                 .at(self.position(1))),
         }
+    }
+
+    /// `CHANGE n`
+    fn change(&mut self) -> Result<i64, CommandError> {
+        let hint = "APPROVE CHANGE 7, REJECT CHANGE 7 BECAUSE 'reason', APPLY CHANGE 7; SHOW CHANGES shows the numbers";
+        if self.word().as_deref() != Some("CHANGE") {
+            return Err(self.unexpected(self.at.saturating_sub(1)).hint(hint));
+        }
+        let number = match self.tokens.get(self.at).map(|token| &token.token) {
+            Some(Token::Number(text, _)) => text.parse().ok(),
+            _ => None,
+        };
+        self.at += 1;
+        number.ok_or_else(|| self.unexpected(self.at - 1).hint(hint))
+    }
+
+    /// `CHANGE n BECAUSE 'text'`
+    fn reject(&mut self) -> Result<Command, CommandError> {
+        let number = self.change()?;
+        let because = self.word();
+        let reason = match self.tokens.get(self.at).map(|token| &token.token) {
+            Some(Token::SingleQuotedString(text)) if because.as_deref() == Some("BECAUSE") => text.trim().to_owned(),
+            _ => String::new(),
+        };
+        if reason.is_empty() {
+            return Err(CommandError::new("42601", "REJECT needs a reason")
+                .hint("REJECT CHANGE 7 BECAUSE 'reason'")
+                .at(self.position(self.at.saturating_sub(1))));
+        }
+        self.at += 1;
+        self.end(Command::RejectChange(number, reason))
     }
 
     /// `DDL ON BRANCH name`; a name may stand bare, although it is no identifier: `feature/x-1`.
@@ -559,6 +622,26 @@ mod tests {
         let renamed = Command::AlterBranch("a/b".into(), Alteration::Rename("c/d".into()));
         assert_eq!(one("alter branch a/b rename to c/d"), renamed);
         assert_eq!(error("alter branch b").sqlstate, "42601");
+    }
+
+    #[test]
+    fn change_requests_are_named_by_number() {
+        assert_eq!(one("approve change 7"), Command::ApproveChange(7));
+        assert_eq!(one("APPLY CHANGE 7;"), Command::ApplyChange(7));
+        assert_eq!(one("reject change 7 because 'it''s late'"), Command::RejectChange(7, "it's late".into()));
+        for text in [
+            "approve 7",
+            "approve change",
+            "approve change x",
+            "apply change 7 8",
+            "approve change 99999999999999999999",
+        ] {
+            assert_eq!(error(text).sqlstate, "42601", "{text}");
+        }
+        for text in ["reject change 7", "reject change 7 because", "reject change 7 because ' '", "reject change 7 'x'"]
+        {
+            assert_eq!(error(text).message, "REJECT needs a reason", "{text}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::table::{Column, Kind, Query, Value};
 use super::{CommandError, nearest, pause};
 use crate::config::ControlRole;
 use crate::history::branching::NewBranch;
+use crate::history::{ChangeError, Decision};
 use crate::state::{Life, Shared};
 
 /// Prepared statements and portals of one session, together.
@@ -213,6 +214,25 @@ impl Session {
                 altered.map_err(CommandError::from)?;
                 done("ALTER BRANCH")
             }
+            Command::ApproveChange(number) => {
+                let by = self.admin(command)?;
+                let own = self.shared.config.load().changes.self_approval;
+                let decided = self.shared.history.decide(*number, &Decision::Approve, by, own).await;
+                decided.map_err(undecided)?;
+                done("APPROVE CHANGE")
+            }
+            Command::RejectChange(number, reason) => {
+                let by = self.admin(command)?;
+                let decision = Decision::Reject(reason.clone());
+                self.shared.history.decide(*number, &decision, by, true).await.map_err(undecided)?;
+                done("REJECT CHANGE")
+            }
+            Command::ApplyChange(number) => {
+                let by = self.admin(command)?;
+                let lock_timeout = self.shared.config.load().changes.lock_timeout;
+                self.shared.history.apply(*number, by, lock_timeout).await.map_err(undecided)?;
+                done("APPLY CHANGE")
+            }
             Command::Begin(tag) => Ok(Response::TransactionStart(Tag::new(tag))),
             Command::Commit => Ok(Response::TransactionEnd(Tag::new(if failed { "ROLLBACK" } else { "COMMIT" }))),
             Command::Rollback => Ok(Response::TransactionEnd(Tag::new("ROLLBACK"))),
@@ -264,6 +284,27 @@ impl Session {
 
 fn unrecorded(error: anyhow::Error) -> CommandError {
     CommandError::new("PG003", "it could not be recorded, so nothing has changed").detail(format!("{error:#}"))
+}
+
+fn undecided(error: ChangeError) -> CommandError {
+    let text = error.to_string();
+    match error {
+        ChangeError::Unknown(_) => CommandError::new("22023", text).hint("SHOW CHANGES shows them."),
+        ChangeError::Status { .. } => CommandError::new("55000", text),
+        ChangeError::OwnChange { .. } => {
+            CommandError::new("42501", text).hint("Somebody else approves it, or changes.self_approval allows it.")
+        }
+        ChangeError::Busy(_) => CommandError::new("55006", text),
+        ChangeError::Failed { .. } => {
+            CommandError::new("55000", text).hint("Nothing of it is left. SHOW CHANGES has it.")
+        }
+        ChangeError::NotNow { .. } => {
+            CommandError::new("55000", text).hint("It stays approved: APPLY CHANGE tries again.")
+        }
+        ChangeError::Recorder(_) => {
+            CommandError::new("PG003", "the repository cannot be reached, so nothing was decided").detail(text)
+        }
+    }
 }
 
 async fn notice<C>(client: &mut C, severity: &str, text: String) -> PgWireResult<()>

@@ -50,6 +50,8 @@ pub enum Show {
     History,
     /// `pggit.statements`.
     Statements,
+    /// `pggit.change_requests`.
+    Changes,
     /// Rules in force.
     Rules,
     /// What works and what does not.
@@ -155,9 +157,9 @@ columns! {
         "command_tag" Text "the server's",
         "class" Text "read, write, ddl, role, maintenance, transaction, session, opaque or other",
         "sql" Text "its text",
-        "verdict" Text "allow or refuse",
+        "verdict" Text "allow, refuse or queue",
         "rule" Text "that said so; NULL where none matched",
-        "outcome" Text "applied, failed, refused, rolled_back or unknown",
+        "outcome" Text "applied, failed, refused, queued, rolled_back or unknown",
         "sqlstate" Text "of the error",
         "error" Text "its message",
         "created_by" Text "login name",
@@ -167,6 +169,35 @@ columns! {
         "proxy" Text "which proxy saw it",
         "started_at" Text "time",
         "duration_ms" Float "milliseconds from arrival to completion",;
+    CHANGES:
+        "number" Int "that APPROVE, REJECT and APPLY take",
+        "status" Text "`pending`, `approved`, `rejected`, `applied`, `failed` or `expired`",
+        "branch" Text "where it is to be made",
+        "author" Text "who asked: the session user",
+        "command_tag" Text "the server's",
+        "sql" Text "its text, without passwords",
+        "rule" Text "that queued it",
+        "created_at" Text "time",
+        "expires_at" Text "time; until then it has to be approved and applied",
+        "decided_by" Text "the control user who approved or rejected it",
+        "decided_at" Text "time",
+        "reason" Text "why it was rejected",
+        "applied_by" Text "the control user who had it applied",
+        "applied_at" Text "time, also of one that failed",
+        "error" Text "why it failed; of one that is still approved: why it could not be applied at the last try",
+        "base_commit" Text "the branch's newest commit when it was asked for",
+        "objects" Text "that its text names",
+        "class" Text "as in SHOW STATEMENTS",
+        "transactional" Bool "false: it cannot run inside a transaction",
+        "settings" Text "of the session that asked, as far as they are known (JSON)",
+        "repeated" Int "how often the same statement was sent again while it was open",
+        "application_name" Text "at that time",
+        "client_addr" Text "the client's address",
+        "client_port" Int "the client's port",
+        "database" Text "on the server",
+        "id" Text "also of its row in `pggit.statements` (uuid)",
+        "session_id" Text "of the client's session",
+        "proxy" Text "which proxy saw it",;
     RULES:
         "position" Int "rules are tried in this order, the first match decides",
         "name" Text "of the rule",
@@ -177,7 +208,8 @@ columns! {
         "class" Text "statement classes",
         "tag" Text "glob on the command tag",
         "object" Text "glob on schema.name",
-        "action" Text "`allow` or `refuse`",
+        "action" Text "`allow`, `refuse` or `queue`",
+        "expires" Text "how long a change request may wait; NULL: the rule does not queue",
         "message" Text "the error's message, instead of the standard one",
         "hint" Text "the error's hint, instead of the standard one",;
     HEALTH:
@@ -189,7 +221,7 @@ columns! {
 
 impl Show {
     /// All there is, in the order of SHOW HELP.
-    pub const ALL: [Show; 11] = [
+    pub const ALL: [Show; 12] = [
         Self::Help,
         Self::Version,
         Self::Config,
@@ -199,6 +231,7 @@ impl Show {
         Self::Branches,
         Self::History,
         Self::Statements,
+        Self::Changes,
         Self::Rules,
         Self::Health,
     ];
@@ -215,6 +248,7 @@ impl Show {
             Self::Branches => "BRANCHES",
             Self::History => "HISTORY",
             Self::Statements => "STATEMENTS",
+            Self::Changes => "CHANGES",
             Self::Rules => "RULES",
             Self::Health => "HEALTH",
         }
@@ -232,6 +266,7 @@ impl Show {
             Self::Branches => "the branches, and whether changes on them can be recorded",
             Self::History => "recorded schema changes, the newest 1000 of each branch",
             Self::Statements => "the statement log: the newest 1000 DDL, role and refused statements",
+            Self::Changes => "change requests: the newest 1000 statements that wait for approval, or did",
             Self::Rules => "the rules in force, in order",
             Self::Health => "what works and what does not",
         }
@@ -249,6 +284,7 @@ impl Show {
             Self::Branches => BRANCHES,
             Self::History => HISTORY,
             Self::Statements => STATEMENTS,
+            Self::Changes => CHANGES,
             Self::Rules => RULES,
             Self::Health => HEALTH,
         }
@@ -272,6 +308,12 @@ pub async fn rows(show: Show, shared: &Shared, needed: Option<usize>) -> Result<
                 CommandError::new("08006", "the statement log cannot be read now").detail(format!("{error:#}"))
             })?;
             from_server(read, STATEMENTS)
+        }
+        Show::Changes => {
+            let read = shared.history.changes(newest).await.map_err(|error| {
+                CommandError::new("08006", "change requests cannot be read now").detail(format!("{error:#}"))
+            })?;
+            from_server(read, CHANGES)
         }
         Show::Rules => shared.policy.load().rules.iter().enumerate().map(|(at, rule)| rule_row(at, rule)).collect(),
         Show::Health => health(shared),

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSslMode}
 
 use super::hosts::Hosts;
 use crate::config::{Capture, SessionAttrs, Upstream};
-use crate::tls::{Negotiation, SslMode};
+use crate::tls::{Negotiation, Roots};
 
 /// How the schema comes into a database.
 pub(super) const MIGRATE: &str = "pggit-proxy migrate up --database-url …";
@@ -143,11 +143,22 @@ impl Server {
 
     /// A connection to one of the server's databases, as the recorder's role.
     pub async fn connect(&self, database: &str) -> Result<PgConnection, RecorderError> {
+        self.connect_with(database, &[]).await
+    }
+
+    /// The same, beginning with these settings, which go before the recorder's own.
+    pub async fn connect_with(
+        &self,
+        database: &str,
+        settings: &[(&str, String)],
+    ) -> Result<PgConnection, RecorderError> {
         let unreachable =
             |reason| RecorderError::Unreachable { database: database.to_owned(), place: self.place.clone(), reason };
         let mut reason = String::new();
         for host in self.order().await {
             let options = self.options[host].clone().database(database);
+            let options =
+                if settings.is_empty() { options } else { options.options(settings.iter().map(|(k, v)| (*k, v))) };
             match tokio::time::timeout(self.timeout, options.connect()).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => reason = in_words(&error),
@@ -200,13 +211,6 @@ fn reach(upstream: &Upstream) -> PgConnectOptions {
 
 fn libpq_environment(upstream: &Upstream, database: &str) -> Vec<(&'static str, OsString)> {
     let ssl = &upstream.ssl;
-    let mode = match ssl.mode {
-        SslMode::Disable => "disable",
-        SslMode::Prefer => "prefer",
-        SslMode::Require => "require",
-        SslMode::VerifyCa => "verify-ca",
-        SslMode::VerifyFull => "verify-full",
-    };
     let mut all: Vec<(&'static str, OsString)> = vec![
         ("PGHOST", upstream.host.clone().into()),
         ("PGPORT", upstream.port.to_string().into()),
@@ -214,7 +218,7 @@ fn libpq_environment(upstream: &Upstream, database: &str) -> Vec<(&'static str, 
         ("PGDATABASE", database.into()),
         ("PGAPPNAME", APPLICATION_NAME.into()),
         ("PGCONNECT_TIMEOUT", upstream.connect_timeout.as_secs().max(1).to_string().into()),
-        ("PGSSLMODE", mode.into()),
+        ("PGSSLMODE", ssl.mode().as_str().into()),
         ("PGGSSENCMODE", "disable".into()),
         ("PGOPTIONS", "-c default_transaction_read_only=off".into()),
     ];
@@ -225,7 +229,12 @@ fn libpq_environment(upstream: &Upstream, database: &str) -> Vec<(&'static str, 
         Negotiation::Direct => all.push(("PGSSLNEGOTIATION", "direct".into())),
         Negotiation::Postgres => {}
     }
-    let files = [("PGSSLROOTCERT", &ssl.roots), ("PGSSLCERT", &ssl.certificate), ("PGSSLKEY", &ssl.key)];
+    match &ssl.roots {
+        Some(Roots::System) => all.push(("PGSSLROOTCERT", "system".into())),
+        Some(Roots::File(file)) => all.push(("PGSSLROOTCERT", file.clone().into_os_string())),
+        None => {}
+    }
+    let files = [("PGSSLCERT", &ssl.certificate), ("PGSSLKEY", &ssl.key)];
     all.extend(files.into_iter().filter_map(|(variable, file)| Some((variable, file.clone()?.into_os_string()))));
     all
 }

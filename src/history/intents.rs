@@ -130,7 +130,7 @@ async fn insist<F: Future<Output = Result<bool, RecorderError>>>(inner: &Inner, 
     }
 }
 
-async fn intend(server: &Server, intent: &Intent, backend: u32) -> Result<(), RecorderError> {
+pub(super) async fn intend(server: &Server, intent: &Intent, backend: u32) -> Result<(), RecorderError> {
     let session = &intent.session;
     let mut connection = server.connect(&session.database).await?;
     let insert = sqlx::query("SELECT pggit.intend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)")
@@ -156,7 +156,7 @@ async fn intend(server: &Server, intent: &Intent, backend: u32) -> Result<(), Re
 }
 
 /// False while one of them is still open.
-async fn settle(server: &Server, database: &str, told: &[(Uuid, Told)]) -> Result<bool, RecorderError> {
+pub(super) async fn settle(server: &Server, database: &str, told: &[(Uuid, Told)]) -> Result<bool, RecorderError> {
     let mut connection = server.connect(database).await?;
     let mut done = true;
     for (id, told) in told {

@@ -5,6 +5,7 @@
 //! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
 //! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
 //! intents: what cannot run in a transaction, before and after  connections of a moment; health looks for lost ones
+//! changes, apply: what rules queued, and what was approved of it     connections of a moment
 //! seal: the hash chain of each branch, when a look saw commits that wait     one task a branch, connections of a moment
 //! verify: the whole chain again; run by the command line, not by the recorder
 //! branching: makes, changes and drops branches when asked; sweeps what was left half made
@@ -15,7 +16,9 @@
 //! History rows themselves are written by event triggers in the client's own transaction; from here only the probe's, for
 //! what the triggers did not see.
 
+mod apply;
 pub mod branching;
+mod changes;
 mod connect;
 mod health;
 mod hosts;
@@ -41,6 +44,7 @@ use tokio::runtime;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+pub use self::changes::{ChangeError, Decision};
 pub(crate) use self::connect::in_words;
 pub use self::connect::{APPLICATION_NAME, RecorderError, Server};
 

@@ -162,7 +162,7 @@ pub(super) async fn statements(connection: &mut PgConnection, limit: u32) -> Res
     newest(connection, STATEMENT_COLUMNS, "pggit.statements", "started_at DESC, id DESC", limit).await
 }
 
-async fn newest(
+pub(super) async fn newest(
     connection: &mut PgConnection,
     columns: &str,
     table: &str,

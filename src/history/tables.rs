@@ -187,7 +187,8 @@ async fn round(inner: &Inner, listener: &mut PgListener) -> Result<(), RecorderE
     let ticket = inner.known.begin_read();
     let tables = store::read_tables(&mut *listener).await?;
     inner.take_over(ticket, tables);
-    super::intents::settle_prepared(&mut *listener).await
+    super::intents::settle_prepared(&mut *listener).await?;
+    super::changes::forget_expired(&mut *listener).await
 }
 
 /// An error for an operator, with what to do where that is known.

@@ -1,6 +1,6 @@
 //! From who, what and the rules to a verdict.
 
-use super::{Action, Interest, Policy, Refusal, Rule, Verdict, Who};
+use super::{Action, Interest, Policy, Queued, Queueing, Refusal, Rule, Verdict, Who};
 use crate::sql::{Class, Statement};
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
@@ -16,8 +16,8 @@ enum Known<'a> {
 }
 
 impl Policy {
-    /// How much the rules want to know of statements of this class. Only a rule that refuses changes what happens,
-    /// so rules behind the last such one ask for nothing.
+    /// How much the rules want to know of statements of this class. Only a rule that refuses or queues changes what
+    /// happens, so rules behind the last such one ask for nothing.
     pub fn interest(&self, class: Class) -> Interest {
         let guarded = !self.protected.is_empty() || !self.freezes.is_empty();
         if guarded && matches!(class, Class::Ddl | Class::Role | Class::Other) {
@@ -28,7 +28,7 @@ impl Policy {
             let unread = class == Class::Other && rule.class.contains(&Class::Ddl);
             rule.class.is_empty() || rule.class.contains(&class) || unread
         };
-        let Some(last) = self.rules.iter().rposition(|rule| rule.action == Action::Refuse && concerned(&rule)) else {
+        let Some(last) = self.rules.iter().rposition(|rule| rule.action.holds_back() && concerned(&rule)) else {
             return Interest::None;
         };
         let looks_inside = |rule: &Rule| rule.tag.is_some() || rule.object.is_some();
@@ -64,6 +64,7 @@ impl Policy {
             return match rule.action {
                 Action::Allow => Verdict::Allow(Some(rule.name.clone())),
                 Action::Refuse => Verdict::Refuse(rule.refusal(who, what)),
+                Action::Queue(queueing) => Verdict::Queue(rule.queued(who, what, queueing)),
             };
         }
         match guarded_branch {
@@ -93,6 +94,15 @@ impl Rule {
             && (self.class.is_empty() || self.class_matches(what))
             && self.tag_matches(what)
             && self.object_matches(what)
+            && self.may_do(what)
+    }
+
+    /// Only what changes something can be done later, by somebody else; and what is temporary is nobody else's.
+    fn may_do(&self, what: Known<'_>) -> bool {
+        match self.action {
+            Action::Allow | Action::Refuse => true,
+            Action::Queue(_) => what.can_wait(),
+        }
     }
 
     /// An IPv4 client of a listener on `[::]` comes as `::ffff:10.0.0.1`; networks mean the plain address.
@@ -106,7 +116,7 @@ impl Rule {
     fn class_matches(&self, what: Known<'_>) -> bool {
         if what.is_unread() {
             // Its class is `other`, but nobody knows: allowing `other` must not let DDL through.
-            let other = self.action == Action::Refuse && self.class.contains(&Class::Other);
+            let other = self.action.holds_back() && self.class.contains(&Class::Other);
             return other || self.class.contains(&Class::Ddl);
         }
         self.class.contains(&what.class())
@@ -116,7 +126,7 @@ impl Rule {
         match (&self.tag, what) {
             (None, _) => true,
             (Some(glob), Known::Statement(statement)) if statement.parsed => glob.is_match(statement.tag),
-            (Some(_), Known::Statement(_) | Known::Class(_)) => self.action == Action::Refuse,
+            (Some(_), Known::Statement(_) | Known::Class(_)) => self.action.holds_back(),
         }
     }
 
@@ -125,21 +135,35 @@ impl Rule {
         match (&self.object, what) {
             (None, _) => true,
             (Some(pattern), Known::Statement(statement)) if statement.parsed => match self.action {
-                Action::Refuse => statement.objects.iter().any(|object| pattern.may_match(object)),
+                Action::Refuse | Action::Queue(_) => statement.objects.iter().any(|object| pattern.may_match(object)),
                 Action::Allow => {
                     !statement.objects.is_empty() && statement.objects.iter().all(|object| pattern.must_match(object))
                 }
             },
-            (Some(_), Known::Statement(_) | Known::Class(_)) => self.action == Action::Refuse,
+            (Some(_), Known::Statement(_) | Known::Class(_)) => self.action.holds_back(),
+        }
+    }
+
+    fn detail(&self, who: &Who<'_>) -> String {
+        match who.branch {
+            Some(branch) => format!("Rule: {}; branch: {branch}.", self.name),
+            None => format!("Rule: {}.", self.name),
+        }
+    }
+
+    fn queued(&self, who: &Who<'_>, what: Known<'_>, queueing: Queueing) -> Queued {
+        Queued {
+            rule: self.name.clone(),
+            what: what.name(),
+            detail: self.detail(who),
+            message: self.message.clone(),
+            hint: self.hint.clone(),
+            queueing,
         }
     }
 
     fn refusal(&self, who: &Who<'_>, what: Known<'_>) -> Refusal {
         let standard = || format!("{} refused by rule \"{}\"", what.name(), self.name);
-        let detail = match who.branch {
-            Some(branch) => format!("Rule: {}; branch: {branch}.", self.name),
-            None => format!("Rule: {}.", self.name),
-        };
         let hint = || match self.unqualified(what) {
             Some(name) => format!("Name the schema of \"{name}\": without it, the rule on {} applies.", self.pattern()),
             None => HINT.to_owned(),
@@ -148,7 +172,7 @@ impl Rule {
             sqlstate: INSUFFICIENT_PRIVILEGE,
             rule: Some(self.name.clone()),
             message: self.message.clone().unwrap_or_else(standard),
-            detail: Some(detail),
+            detail: Some(self.detail(who)),
             hint: Some(self.hint.clone().unwrap_or_else(hint)),
         }
     }
@@ -189,6 +213,19 @@ impl Known<'_> {
             Self::Statement(statement) if !statement.parsed => true,
             Self::Statement(statement) => !statement.temporary && matches!(statement.class, Class::Ddl | Class::Role),
             Self::Class(class) => matches!(class, Class::Ddl | Class::Role),
+        }
+    }
+
+    /// What a rule can queue.
+    fn can_wait(self) -> bool {
+        match self {
+            Self::Statement(statement) if !statement.parsed => return true,
+            Self::Statement(statement) if statement.temporary => return false,
+            Self::Statement(_) | Self::Class(_) => {}
+        }
+        match self.class() {
+            Class::Ddl | Class::Role | Class::Write | Class::Maintenance | Class::Opaque => true,
+            Class::Read | Class::Transaction | Class::Session | Class::Other => false,
         }
     }
 

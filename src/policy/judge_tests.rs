@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 use super::*;
-use crate::policy::{Freeze, ObjectPattern, any_case_glob, glob};
+use crate::policy::{Freeze, ObjectPattern, QUEUED, any_case_glob, glob};
 use crate::sql::ObjectName;
 
 fn rule(name: &str, action: Action) -> Rule {
@@ -62,6 +62,7 @@ fn refusal(verdict: Verdict) -> Refusal {
     match verdict {
         Verdict::Refuse(refusal) => refusal,
         Verdict::Allow(rule) => panic!("allowed by {rule:?}"),
+        Verdict::Queue(queued) => panic!("queued by {}", queued.rule),
     }
 }
 
@@ -189,6 +190,71 @@ fn branch_condition_needs_a_branch() {
     let policy = rules([Rule { branch: Some(glob("*").unwrap()), ..rule("any", Action::Refuse) }]);
     assert_eq!(policy.judge(&Who { branch: None, ..ANN }, &create(&["t"])), Verdict::Allow(None));
     assert!(refuses(&policy, &create(&["t"])));
+}
+
+fn queueing() -> Action {
+    Action::Queue(Queueing { expires: Queueing::EXPIRES })
+}
+
+fn queues(policy: &Policy, statement: &Statement) -> bool {
+    matches!(policy.judge(&ANN, statement), Verdict::Queue(_))
+}
+
+#[test]
+fn a_rule_queues_what_changes_something_for_others() {
+    let policy = rules([rule("ask", queueing())]);
+    assert!(queues(&policy, &create(&["t"])));
+    assert!(queues(&policy, &unread()), "nobody knows what it is");
+    for class in [Class::Role, Class::Write, Class::Maintenance, Class::Opaque] {
+        assert!(queues(&policy, &statement(class, "X", &[])), "{class:?}");
+    }
+    for class in [Class::Read, Class::Transaction, Class::Session, Class::Other] {
+        assert_eq!(policy.judge(&ANN, &statement(class, "X", &[])), Verdict::Allow(None), "{class:?}");
+    }
+    let temporary = Statement { temporary: true, ..create(&["t"]) };
+    assert_eq!(policy.judge(&ANN, &temporary), Verdict::Allow(None));
+    assert!(matches!(policy.judge_class(&ANN, Class::Ddl), Verdict::Queue(_)));
+    assert_eq!(policy.judge_class(&ANN, Class::Read), Verdict::Allow(None));
+}
+
+#[test]
+fn what_cannot_be_known_is_queued() {
+    let by_object = Rule { object: Some(ObjectPattern::new("audit.*").unwrap()), ..rule("ask", queueing()) };
+    let policy = rules([by_object]);
+    assert!(queues(&policy, &create(&["audit.t"])));
+    assert!(queues(&policy, &create(&["t"])), "its schema is not in the text");
+    assert!(!queues(&policy, &create(&["public.t"])));
+    let by_tag = Rule { tag: Some(any_case_glob("drop *").unwrap()), ..rule("ask", queueing()) };
+    assert!(queues(&rules([by_tag.clone()]), &unread()));
+    assert!(matches!(rules([by_tag]).judge_class(&ANN, Class::Ddl), Verdict::Queue(_)));
+    let other = Rule { class: vec![Class::Other], ..rule("ask", queueing()) };
+    assert!(queues(&rules([other.clone()]), &unread()));
+    assert_eq!(rules([other]).interest(Class::Other), Interest::Parse);
+    assert_eq!(rules([rule("ask", queueing())]).interest(Class::Write), Interest::Class);
+}
+
+#[test]
+fn the_first_match_decides_and_freezes_come_before() {
+    let allow = Rule { user: Some(glob("ann").unwrap()), ..rule("ann", Action::Allow) };
+    assert!(!queues(&rules([allow, rule("ask", queueing())]), &create(&["t"])));
+    let mut policy = Policy { rules: vec![rule("ask", queueing())], ..protected() };
+    assert!(queues(&policy, &create(&["t"])), "protection is the last word only where no rule spoke");
+    policy.freezes.push(Freeze { branch: "main".into(), by: "op".into() });
+    assert!(refuses(&policy, &create(&["t"])));
+}
+
+#[test]
+fn a_queued_statement_is_told_its_numbers() {
+    let Verdict::Queue(queued) = rules([rule("ask", queueing())]).judge(&ANN, &create(&["t"])) else {
+        panic!("not queued")
+    };
+    let one = queued.refusal(&[7]);
+    assert_eq!((one.sqlstate, one.message.as_str()), (QUEUED, "change request 7: CREATE TABLE waits for approval"));
+    assert_eq!(one.detail.as_deref(), Some("Rule: ask; branch: main."));
+    assert_eq!(queued.refusal(&[7, 8]).detail.as_deref(), Some("Rule: ask; branch: main. Change requests: 7, 8."));
+    let own = Queued { message: Some("ask Ann".into()), hint: Some("hint".into()), ..queued };
+    assert_eq!(own.refusal(&[7]).message, "change request 7: ask Ann");
+    assert_eq!(own.refusal(&[7]).hint.as_deref(), Some("hint"));
 }
 
 #[test]

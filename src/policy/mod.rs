@@ -6,13 +6,16 @@
 
 mod judge;
 mod pattern;
+mod queued;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use globset::GlobMatcher;
 use ipnet::IpNet;
 
 pub use pattern::{ObjectPattern, any_case_glob, glob};
+pub use queued::{QUEUED, Queued};
 
 use crate::sql::Class;
 
@@ -23,14 +26,37 @@ pub enum Action {
     Allow,
     /// Answer with an error; the server never runs it.
     Refuse,
+    /// Make it a change request that waits for approval; the client gets an error with its number.
+    Queue(Queueing),
+}
+
+/// How a rule queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queueing {
+    /// How long a request may wait to be approved and applied.
+    pub expires: Duration,
+}
+
+impl Queueing {
+    /// A week.
+    pub const EXPIRES: Duration = Duration::from_secs(7 * 24 * 3600);
 }
 
 impl Action {
+    /// Whether it keeps statements from the server: then what cannot be known counts as matched.
+    fn holds_back(self) -> bool {
+        match self {
+            Self::Allow => false,
+            Self::Refuse | Self::Queue(_) => true,
+        }
+    }
+
     /// The word in the configuration and in `SHOW RULES`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
             Self::Refuse => "refuse",
+            Self::Queue(_) => "queue",
         }
     }
 }
@@ -97,6 +123,8 @@ pub enum Verdict {
     Allow(Option<String>),
     /// It may not.
     Refuse(Refusal),
+    /// It becomes a change request.
+    Queue(Queued),
 }
 
 /// How much of a plain (pre-filtered) statement the rules want to know.
@@ -132,11 +160,23 @@ pub struct Policy {
 
 impl Rule {
     /// The columns of [`Rule::describe`], as the configuration names them.
-    pub const FIELDS: [&'static str; 11] =
-        ["name", "branch", "user", "application", "client", "class", "tag", "object", "action", "message", "hint"];
+    pub const FIELDS: [&'static str; 12] = [
+        "name",
+        "branch",
+        "user",
+        "application",
+        "client",
+        "class",
+        "tag",
+        "object",
+        "action",
+        "expires",
+        "message",
+        "hint",
+    ];
 
     /// The rule's values in the order of [`Rule::FIELDS`]; `None` for an absent condition.
-    pub fn describe(&self) -> [Option<String>; 11] {
+    pub fn describe(&self) -> [Option<String>; 12] {
         let glob = |glob: &Option<GlobMatcher>| glob.as_ref().map(|glob| glob.glob().glob().to_owned());
         let list = |words: Vec<String>| if words.is_empty() { None } else { Some(words.join(", ")) };
         [
@@ -149,6 +189,10 @@ impl Rule {
             glob(&self.tag),
             self.object.as_ref().map(ToString::to_string),
             Some(self.action.as_str().to_owned()),
+            match self.action {
+                Action::Queue(queueing) => Some(format!("{}s", queueing.expires.as_secs())),
+                Action::Allow | Action::Refuse => None,
+            },
             self.message.clone(),
             self.hint.clone(),
         ]

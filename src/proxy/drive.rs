@@ -24,7 +24,7 @@ use super::handshake::Link;
 use super::stream::Stream;
 use super::upstream::Address;
 use super::{LAST_ARRIVALS, Relay, cancel, handshake, refuse};
-use crate::change::{Intended, Recording, SessionFacts};
+use crate::change::{Enqueued, Intended, Recording, SessionFacts};
 use crate::session::{Activity, Effects, Env, Limits, Next, Session};
 use crate::state::{Client, ClientState, Full};
 use crate::telemetry::{Connection, Side};
@@ -63,6 +63,10 @@ enum Wait {
     Recorder(Pin<Box<dyn Future<Output = Recording> + Send>>),
     /// Whether the intent of the statement at the front is written.
     Intent(Pin<Box<dyn Future<Output = Intended> + Send>>),
+    /// Whether the change requests of the statements at the front are written.
+    Requests(Pin<Box<dyn Future<Output = Enqueued> + Send>>),
+    /// The server's answers to what came before the statement at the front.
+    Answers,
     /// Room in the statement log.
     Log(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
@@ -223,6 +227,15 @@ impl Drive<'_> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(answer) => self.session.intent_answered(answer),
             },
+            Some(Wait::Requests(answer)) => match answer.as_mut().poll(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(answer) => self.session.requests_answered(answer),
+            },
+            Some(Wait::Answers) => {
+                if self.session.awaits_answers() && self.server.reads {
+                    return Ok(false);
+                }
+            }
             Some(Wait::Log(room)) => match room.as_mut().poll(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(()) => {}
@@ -258,6 +271,7 @@ impl Drive<'_> {
         match next {
             Ok(Next::Read) => {}
             Ok(Next::AskRecorder) => self.wait = Some(self.ask()),
+            Ok(Next::AwaitServer) => self.wait = Some(Wait::Answers),
             Err(error) => {
                 tracing::info!(session = %self.facts.id, %error, "protocol violation by the client");
                 self.broken = true;
@@ -360,7 +374,7 @@ impl Drive<'_> {
         if let Some(wait) = self.wait.take() {
             match wait {
                 Wait::Log(room) => room.await,
-                Wait::Recorder(_) | Wait::Intent(_) => {}
+                Wait::Recorder(_) | Wait::Intent(_) | Wait::Requests(_) | Wait::Answers => {}
             }
         }
         if self.counted {

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::companion::{Call, Companions, Edits};
-use super::judge::{Ruled, Ruling, is_logged, logged_sql};
+use super::judge::{No, Ruled, Ruling, is_logged, logged_sql};
 use super::ledger::{Kind, Script, Watched};
 use super::prepared::{Prepared, Text};
+use super::queue::{self, Held, Kept};
 use super::transaction::{Part, Step};
 use super::{Batch, Effects, Env, Next, Rest, Session};
 use crate::change::{Means, Told, VerdictKind};
@@ -26,6 +27,8 @@ enum Judged {
     Wait,
     /// The recorder has to be asked first.
     Ask,
+    /// The server has to answer what came before first; these bytes make it do so.
+    Settle(Vec<u8>),
     /// Its first `old` bytes give way to `new`; what follows them passes, or is dropped.
     Replace { old: usize, new: Vec<u8>, drop_rest: bool },
 }
@@ -56,10 +59,19 @@ pub(super) fn judge(
         let Some(head) = Head::read(bytes)? else { return Ok(Next::Read) };
         let body = bytes.get(HEADER..head.total.min(bytes.len())).unwrap_or_default();
         let frame = Frame { head, body, env };
-        match session.frame(&frame, classifier, fx) {
+        let judged = session.frame(&frame, classifier, fx);
+        match &judged {
+            Judged::Pass | Judged::Replace { .. } => session.queue.passed(),
+            Judged::Wait | Judged::Ask | Judged::Settle(_) => {}
+        }
+        match judged {
             Judged::Pass => session.client_rest = Rest::Pass(head.total),
             Judged::Wait => return Ok(Next::Read),
             Judged::Ask => return Ok(Next::AskRecorder),
+            Judged::Settle(flush) => {
+                pipe.push(&flush);
+                return Ok(Next::AwaitServer);
+            }
             Judged::Replace { old, new, drop_rest } => {
                 pipe.replace(old, &new);
                 let rest = head.total - old;
@@ -142,7 +154,9 @@ impl Session {
                 Interest::None => self.owe(Kind::Query, class, frame, None),
                 Interest::Class => match frame.env.policy.judge_class(&self.who(), class) {
                     Verdict::Allow(_) => self.owe(Kind::Query, class, frame, None),
-                    Verdict::Refuse(_) => self.script(frame, &classifier.parse(text, self.encoding), text, fx),
+                    Verdict::Refuse(_) | Verdict::Queue(_) => {
+                        self.script(frame, &classifier.parse(text, self.encoding), text, fx)
+                    }
                 },
                 Interest::Parse => self.script(frame, &classifier.parse(text, self.encoding), text, fx),
             },
@@ -157,7 +171,7 @@ impl Session {
         let mut edits = Edits::default();
         // Most texts hold nothing that matters: only the first statement that does makes a place for those before it.
         let mut plain = 0;
-        for statement in statements {
+        for (at, statement) in statements.iter().enumerate() {
             let sql = text.get(statement.range.clone()).unwrap_or_default();
             // One of several runs inside a transaction, or not at all.
             let ruled = if statements.len() == 1 {
@@ -193,8 +207,25 @@ impl Session {
                     steps.extend(companions.before.is_some().then(Step::companion));
                     steps.extend([step, Step::companion()]);
                 }
-                Err(refusal) => {
-                    let refused = self.refused(statement, sql, refusal, frame.env, fx);
+                Err(no) => {
+                    let (refusal, request) = match no {
+                        No::Refuse(refusal) => (refusal, None),
+                        No::Queue(queued) => {
+                            let (is_utf8, max) = (self.is_utf8, frame.env.limits.max_logged_sql);
+                            let mut kept = statements.iter().enumerate().skip(at).map(|(at, statement)| {
+                                let sql = text.get(statement.range.clone()).unwrap_or_default();
+                                Kept { statement, sql: queue::exact(sql, is_utf8, max), is_first: at == 0 }
+                            });
+                            let Some(first) = kept.next() else { return Judged::Pass };
+                            match self.hold(&queued, &first, kept, frame.env, fx) {
+                                Held::Ask => return Judged::Ask,
+                                Held::Settle(flush) => return Judged::Settle(flush),
+                                Held::Ignored => return self.owe(Kind::Query, class, frame, None),
+                                Held::Refuse(refusal, request) => (refusal, request),
+                            }
+                        }
+                    };
+                    let refused = self.refused_as(request, statement, sql, refusal, frame.env, fx);
                     let (old, new) = if frame.is_too_long() {
                         (HEADER, refused.query(b"", &(0..0)))
                     } else {
@@ -256,8 +287,9 @@ impl Session {
         if let Some(known) = &prepared.text {
             match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
                 Ok(None) => return Judged::Ask,
-                Ok(Some(_)) => {}
-                Err(refusal) => {
+                // A statement that is only prepared asks for nothing yet.
+                Ok(Some(_)) | Err(No::Queue(_)) => {}
+                Err(No::Refuse(refusal)) => {
                     let refused = self.refused(&known.statement, text, refusal, frame.env, fx);
                     let new = refused.parse(name, tail);
                     let old = if too_long { HEADER + name.len() + 1 } else { frame.head.total };
@@ -287,12 +319,14 @@ impl Session {
             || statement.setting.is_some()
             || env.policy.interest(statement.class) != Interest::None;
         let text = matters.then(|| {
-            let sql = logged_sql(text.get(statement.range.clone()).unwrap_or_default(), env.limits.max_logged_sql);
+            let range = text.get(statement.range.clone()).unwrap_or_default();
+            let sql = logged_sql(range, env.limits.max_logged_sql);
+            let exact = queue::exact(range, self.is_utf8, env.limits.max_logged_sql).is_some();
             let before = text.get(..statement.range.start).unwrap_or_default();
             let commented = (!before.trim_ascii().is_empty()).then(|| logged_sql(text, env.limits.max_logged_sql));
-            Arc::new(Text { statement: statement.clone(), sql, commented })
+            Arc::new(Text { statement: statement.clone(), sql, exact, commented })
         });
-        Prepared { class: statement.class, text, means: None }
+        Prepared { class: statement.class, text, means: None, queued: false }
     }
 
     fn bind(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
@@ -309,10 +343,22 @@ impl Session {
         let mut prepared = self.statements.find(name).cloned().unwrap_or_default();
         if let Some(known) = prepared.text.clone() {
             // The rules may have changed since Parse.
-            match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
+            let ruled = match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
+                Err(No::Queue(queued)) => match has_parameters(frame) {
+                    None => return Judged::Wait,
+                    Some(true) => Err(queued.impossible("it has parameters, which only this session has").into()),
+                    Some(false) => {
+                        prepared.queued = true;
+                        Ok(Some(Ruling::default()))
+                    }
+                },
+                ruled => ruled,
+            };
+            match ruled {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(ruling)) => prepared.means = ruling.means,
-                Err(refusal) => {
+                Err(No::Queue(_)) => {}
+                Err(No::Refuse(refusal)) => {
                     let refused = self.refused(&known.statement, known.sql.as_bytes(), refusal, frame.env, fx);
                     let old = HEADER + portal.len() + 1 + name.len() + 1;
                     let new = refused.bind_head(portal, frame.head.total - old);
@@ -352,14 +398,29 @@ impl Session {
         };
         let class = prepared.class;
         let Some(known) = prepared.text.clone() else { return self.owe(Kind::Execute, class, frame, None) };
-        let means = prepared.means;
-        if !known.statement.transactional {
-            match self.rule_alone(&known.statement, known.sql.as_bytes(), frame.env, fx) {
+        let mut means = prepared.means;
+        if !known.statement.transactional || prepared.queued {
+            let ruled = match self.rule_alone(&known.statement, known.sql.as_bytes(), frame.env, fx) {
+                Ok(ruling) => Ok(ruling),
+                Err(No::Refuse(refusal)) => Err((refusal, None)),
+                Err(No::Queue(queued)) => {
+                    let sql = known.exact.then_some(known.sql.as_str());
+                    let kept = Kept { statement: &known.statement, sql, is_first: false };
+                    match self.hold(&queued, &kept, std::iter::empty(), frame.env, fx) {
+                        Held::Ask => return Judged::Ask,
+                        Held::Settle(flush) => return Judged::Settle(flush),
+                        Held::Ignored => return self.owe(Kind::Execute, class, frame, None),
+                        Held::Refuse(refusal, request) => Err((refusal, request)),
+                    }
+                }
+            };
+            match ruled {
                 Ok(None) => return Judged::Ask,
-                Ok(Some(_)) => {}
-                Err(refusal) => {
+                Ok(Some(ruling)) => means = ruling.means,
+                Err((refusal, request)) => {
                     let old = HEADER + portal.len() + 1;
-                    let refused = self.refused(&known.statement, known.sql.as_bytes(), refusal, frame.env, fx);
+                    let sql = known.sql.as_bytes();
+                    let refused = self.refused_as(request, &known.statement, sql, refusal, frame.env, fx);
                     let new = refused.execute();
                     self.owe(Kind::Execute, class, frame, Some(Watched::Bind(refused)));
                     return Judged::Replace { old, new, drop_rest: true };
@@ -413,9 +474,16 @@ impl Session {
 
     /// A fast-path call runs a function by its number: nobody can see in its text what it does.
     fn call(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
-        if frame.env.policy.interest(Class::Opaque) != Interest::None
-            && let Verdict::Refuse(refusal) = frame.env.policy.judge_class(&self.who(), Class::Opaque)
-        {
+        let judged = match frame.env.policy.interest(Class::Opaque) {
+            Interest::None => Verdict::Allow(None),
+            Interest::Class | Interest::Parse => frame.env.policy.judge_class(&self.who(), Class::Opaque),
+        };
+        let refusal = match judged {
+            Verdict::Allow(_) => None,
+            Verdict::Refuse(refusal) => Some(refusal),
+            Verdict::Queue(queued) => Some(queued.impossible("a function call has no text")),
+        };
+        if let Some(refusal) = refusal {
             let mut statement = unread(0)[0].clone();
             statement.class = Class::Opaque;
             let refused = self.refused(&statement, b"", refusal, frame.env, fx);
@@ -426,6 +494,20 @@ impl Session {
         }
         self.owe(Kind::Call, Class::Opaque, frame, None)
     }
+}
+
+/// Whether the client binds values; `None` where more of the message is needed to tell.
+fn has_parameters(frame: &Frame<'_>) -> Option<bool> {
+    let body = frame.body;
+    let counted = || {
+        let (_, rest) = cstr(body)?;
+        let (_, rest) = cstr(rest)?;
+        let (formats, rest) = rest.split_first_chunk::<2>()?;
+        let count = rest.get(2 * usize::from(u16::from_be_bytes(*formats))..)?.first_chunk::<2>()?;
+        Some(u16::from_be_bytes(*count) > 0)
+    };
+    // A whole message that says nothing is the server's to reject; it binds nothing that it could use.
+    counted().or_else(|| frame.is_whole().then_some(false))
 }
 
 /// The server ignores it: something before it failed.

@@ -118,6 +118,17 @@ impl Call {
     }
 }
 
+/// The calls before and behind a statement that the recorder runs itself, as statements of their own, where it needs any.
+pub fn recording_calls(
+    statement: &Statement,
+    means: &Means,
+    session: &SessionFacts,
+    id: Uuid,
+) -> Option<(Option<String>, Option<String>)> {
+    let calls = Companions::of(statement, means, session, id, b"")?;
+    Some((calls.before.map(|call| call.statement()), Some(calls.after.statement())))
+}
+
 /// The client's text, for the call to keep, where that is cheaper than to let the server take the calls out of its own copy of
 /// it, and sure to read the same in any encoding.
 fn told(text: &[u8]) -> Option<&str> {

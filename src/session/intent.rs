@@ -3,10 +3,9 @@
 
 use uuid::Uuid;
 
-use super::judge::{Ruling, logged_sql, unrecordable};
+use super::judge::{No, Ruling, logged_sql, unrecordable};
 use super::{Effects, Env, Session};
 use crate::change::{Intended, Intent, Told};
-use crate::policy::Refusal;
 use crate::sql::{Class, Statement};
 
 /// The session's intents.
@@ -69,7 +68,7 @@ impl Session {
         sql: &[u8],
         env: &Env<'_>,
         fx: &mut Effects,
-    ) -> Result<Option<Ruling>, Refusal> {
+    ) -> Result<Option<Ruling>, No> {
         let Some(rule) = self.rule(statement, sql, env)? else { return Ok(None) };
         if !self.needs_intent(statement) {
             return Ok(Some(rule));
@@ -86,7 +85,7 @@ impl Session {
                 Ok(Some(rule))
             }
             Front::Answered(_, Intended::NotRequired) => Ok(Some(rule)),
-            Front::Answered(_, Intended::Failed(reason)) => Err(unrecordable(statement, reason)),
+            Front::Answered(_, Intended::Failed(reason)) => Err(unrecordable(statement, reason).into()),
         }
     }
 

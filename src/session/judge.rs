@@ -1,11 +1,13 @@
 //! May this statement run? What no client may do, then the rules, then whether it can be recorded.
 
+use uuid::Uuid;
+
 use super::guard;
 use super::refusal::Refused;
 use super::transaction::{Part, Step};
 use super::{Effects, Env, Session};
 use crate::change::{Means, Outcome, Recording, StatementFact, VerdictKind};
-use crate::policy::{Refusal, Verdict};
+use crate::policy::{QUEUED, Queued, Refusal, Verdict};
 use crate::sql::{Class, Statement};
 
 /// A statement that is to be run, and what the rules said.
@@ -24,15 +26,30 @@ pub(super) struct Ruling {
     pub means: Option<Means>,
 }
 
+/// Why a statement may not run.
+pub(super) enum No {
+    /// It is not to be run.
+    Refuse(Refusal),
+    /// It is to wait for approval.
+    Queue(Box<Queued>),
+}
+
+impl From<Refusal> for No {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
+}
+
 impl Session {
     /// Whether the statement may run, `None` where the recorder has to be asked first,
     /// or why not.
-    pub(super) fn rule(&self, statement: &Statement, sql: &[u8], env: &Env<'_>) -> Result<Option<Ruling>, Refusal> {
+    pub(super) fn rule(&self, statement: &Statement, sql: &[u8], env: &Env<'_>) -> Result<Option<Ruling>, No> {
         if let Some(refusal) = guard::refuses(statement, sql) {
-            return Err(refusal);
+            return Err(refusal.into());
         }
         let rule = match env.policy.judge(&self.who(), statement) {
-            Verdict::Refuse(refusal) => return Err(refusal),
+            Verdict::Refuse(refusal) => return Err(refusal.into()),
+            Verdict::Queue(queued) => return Err(No::Queue(Box::new(queued))),
             Verdict::Allow(rule) => rule,
         };
         if !is_logged(statement) || statement.temporary || self.transaction.status == b'E' {
@@ -42,7 +59,7 @@ impl Session {
             Recording::NotRequired => Ok(Some(Ruling { rule, means: None })),
             Recording::Ready(means) => Ok(Some(Ruling { rule, means: Some(means) })),
             Recording::Broken if self.answer.is_none() => Ok(None),
-            Recording::Broken => Err(unrecordable(statement, (env.broken_because)())),
+            Recording::Broken => Err(unrecordable(statement, (env.broken_because)()).into()),
         }
     }
 
@@ -55,14 +72,35 @@ impl Session {
         env: &Env<'_>,
         fx: &mut Effects,
     ) -> Refused {
+        self.refused_as(None, statement, sql, refusal, env, fx)
+    }
+
+    /// The same where the statement became a change request: its key is the request's.
+    pub(super) fn refused_as(
+        &mut self,
+        request: Option<Uuid>,
+        statement: &Statement,
+        sql: &[u8],
+        refusal: Refusal,
+        env: &Env<'_>,
+        fx: &mut Effects,
+    ) -> Refused {
         self.answer = None;
+        let (verdict, outcome) = if refusal.sqlstate == QUEUED {
+            (VerdictKind::Queue, Outcome::Queued)
+        } else {
+            (VerdictKind::Refuse, Outcome::Refused)
+        };
         let mut fact = self.fact(&Ruled { statement, sql, rule: refusal.rule.clone() }, env);
-        fact.verdict = VerdictKind::Refuse;
-        fact.outcome = Outcome::Refused;
+        if let Some(id) = request {
+            fact.id = id;
+        }
+        fact.verdict = verdict;
+        fact.outcome = outcome;
         fact.duration = std::time::Duration::ZERO;
         fact.sqlstate = Some(refusal.sqlstate.to_owned());
         fact.error = Some(refusal.message.clone());
-        fx.verdicts.push(VerdictKind::Refuse);
+        fx.verdicts.push(verdict);
         fx.facts.push(fact);
         self.refuse(refusal)
     }

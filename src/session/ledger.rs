@@ -100,6 +100,11 @@ impl Ledger {
         self.owed.is_empty()
     }
 
+    /// Whether the server ignores what is sent now: after an error, up to the next Sync.
+    pub fn ignores_all(&self) -> bool {
+        self.skipping
+    }
+
     pub fn len(&self) -> usize {
         self.owed.len()
     }

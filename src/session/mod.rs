@@ -12,6 +12,7 @@ mod intent;
 mod judge;
 mod ledger;
 mod prepared;
+mod queue;
 mod refusal;
 mod server;
 mod transaction;
@@ -23,13 +24,15 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use crate::change::{
-    Intended, Intent, Outcome, PreparedTransaction, Recording, SessionFacts, StatementFact, Told, VerdictKind,
+    ChangeRequest, Intended, Intent, Outcome, PreparedTransaction, Recording, SessionFacts, StatementFact, Told,
+    VerdictKind,
 };
 use crate::policy::{Policy, Refusal, Who};
 use crate::sql::{Class, Encoding};
 use crate::wire::frame::BadLength;
 use crate::wire::pipe::Pipe;
 
+pub use companion::recording_calls;
 use intent::Intents;
 use ledger::{Kind, Ledger, Watched};
 use prepared::{Names, Prepared};
@@ -69,6 +72,12 @@ pub struct Session {
     answer: Option<Recording>,
     /// Intents of statements that cannot run inside a transaction.
     intent: Intents,
+    /// The statement at the front, where a rule queues it.
+    queue: queue::Front,
+    /// What is known of the session's settings.
+    settings: queue::Settings,
+    /// Whether the client writes UTF-8.
+    is_utf8: bool,
     refusals: u32,
     /// How many companions were sent as messages: their names.
     calls: u32,
@@ -133,7 +142,10 @@ pub enum Next {
     Read,
     /// Ask the recorder, tell it to [`Session::recorder_answered`], and call again with the same bytes. Where
     /// [`Effects::intent`] is set it has to be written, and [`Session::intent_answered`] be told.
+    /// Where [`Effects::requests`] has any, [`Session::requests_answered`].
     AskRecorder,
+    /// Wait until [`Session::awaits_answers`] is false, and call again with the same bytes.
+    AwaitServer,
 }
 
 /// What happened that others want to know. Reused from call to call, so that nothing is allocated.
@@ -159,6 +171,8 @@ pub struct Effects {
     pub unrecorded: u64,
     /// To be written before the statement at the front passes.
     pub intent: Option<Box<Intent>>,
+    /// To be written before the statement at the front is answered.
+    pub requests: Vec<ChangeRequest>,
     /// Intents whose statement was answered, or never will be.
     pub settled: Vec<(Uuid, Told)>,
     /// Transactions that were prepared.
@@ -205,6 +219,9 @@ impl Session {
             server_rest: 0,
             answer: None,
             intent: Intents::default(),
+            queue: queue::Front::default(),
+            settings: queue::Settings::default(),
+            is_utf8: false,
             refusals: 0,
             calls: 0,
             batch: Batch::Closed,
@@ -340,6 +357,6 @@ fn finished(mut fact: StatementFact, outcome: Outcome, origin: Instant, now: Ins
 
 impl Prepared {
     fn plain(class: Class) -> Self {
-        Self { class, text: None, means: None }
+        Self { class, text: None, means: None, queued: false }
     }
 }

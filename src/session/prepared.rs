@@ -15,6 +15,8 @@ pub(super) struct Prepared {
     pub text: Option<Arc<Text>>,
     /// How a portal's change is recorded, as it was known at Bind.
     pub means: Option<Means>,
+    /// A portal whose statement a rule queues: it is judged again when it is executed.
+    pub queued: bool,
 }
 
 /// A statement and its text.
@@ -22,6 +24,8 @@ pub(super) struct Prepared {
 pub(super) struct Text {
     pub statement: Statement,
     pub sql: String,
+    /// Whether `sql` is the text exactly.
+    pub exact: bool,
     /// The statement with what stands before it, if anything does: a comment may hold the commit's message.
     pub commented: Option<String>,
 }
@@ -35,7 +39,7 @@ impl Text {
 
 impl Default for Prepared {
     fn default() -> Self {
-        Self { class: Class::Other, text: None, means: None }
+        Self { class: Class::Other, text: None, means: None, queued: false }
     }
 }
 

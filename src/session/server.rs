@@ -279,8 +279,11 @@ impl Session {
                 self.application = value.clone().into_owned();
                 fx.application = Some(value.into_owned());
             }
-            b"client_encoding" => self.encoding = Encoding::of(&value),
-            _ => {}
+            b"client_encoding" => {
+                self.encoding = Encoding::of(&value);
+                self.is_utf8 = value == "UTF8";
+            }
+            _ => self.settings.reported(name, &value),
         }
     }
 

@@ -32,6 +32,7 @@ pub(super) struct Counts {
     pub(super) up: Gauge,
     pub(super) allowed: Counter,
     pub(super) refused: Counter,
+    pub(super) queued: Counter,
     /// Tags are the server's own, so there are some two hundred at most.
     ddl: Mutex<HashMap<(&'static str, &'static str), Counter>>,
 }
@@ -60,6 +61,7 @@ impl Counts {
             up: gauge(recorder, names::SERVER_UP, &[("branch", label)]),
             allowed: verdict(VerdictKind::Allow),
             refused: verdict(VerdictKind::Refuse),
+            queued: verdict(VerdictKind::Queue),
             ddl: Mutex::default(),
         }
     }

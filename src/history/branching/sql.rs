@@ -100,10 +100,7 @@ mod tests {
 
     #[test]
     fn lists_are_taken_apart() {
-        assert_eq!(
-            value_of("search_path", "\"$user\", public,  \"a \"\"b, c\""),
-            " E'$user', E'public', E'a \"b, c'"
-        );
+        assert_eq!(value_of("search_path", "\"$user\", public,  \"a \"\"b, c\""), " E'$user', E'public', E'a \"b, c'");
         assert_eq!(value_of("search_path", "\"\""), " E''");
         assert_eq!(value_of("search_path", ""), " E''");
         assert_eq!(value_of("work_mem", "64MB, x"), " E'64MB, x'");

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 
 use super::{Drive, Wait};
-use crate::change::{Intended, Intent, Outcome, Recording, StatementFact};
+use crate::change::{ChangeRequest, Enqueued, Intended, Intent, Outcome, Recording, StatementFact};
 use crate::config::OnFailure;
 use crate::proxy::cancel::Target;
 use crate::proxy::handshake::most;
@@ -46,6 +46,10 @@ pub(super) fn recording(shared: &Shared, branch: Option<&str>) -> Recording {
 impl Drive<'_> {
     /// Waits for what the session has to know first.
     pub(super) fn ask(&mut self) -> Wait {
+        if !self.fx.requests.is_empty() {
+            let requests = std::mem::take(&mut self.fx.requests);
+            return self.request(requests);
+        }
         match self.fx.intent.take() {
             Some(intent) => self.intend(*intent),
             None => self.ask_recorder(),
@@ -82,6 +86,19 @@ impl Drive<'_> {
             let Intended::Failed(reason) = answer else { return answer };
             shared.metrics.history_failure();
             if allow { Intended::NotRequired } else { Intended::Failed(reason) }
+        }))
+    }
+
+    /// Writes change requests down.
+    fn request(&self, requests: Vec<ChangeRequest>) -> Wait {
+        let shared = self.relay.shared.clone();
+        Wait::Requests(Box::pin(async move {
+            let timeout = shared.config.load().history.timeout;
+            let answer = shared.history.request(requests, timeout).await;
+            if matches!(answer, Enqueued::Failed(_)) {
+                shared.metrics.history_failure();
+            }
+            answer
         }))
     }
 

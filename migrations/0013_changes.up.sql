@@ -1,0 +1,144 @@
+-- Change requests: statements that a rule queued, and what became of them.
+--
+-- All of this runs on the recorder's own connections. pggit.change_requests is used in the main database, beside
+-- pggit.statements; pggit.applied_requests in each branch's own database, where it is written together with the change.
+SELECT pg_catalog.set_config('pggit.migration', 'on', true);
+
+CREATE TABLE pggit.change_requests (
+    number           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- Also the key of the statement's row in pggit.statements, and of its intent.
+    id               uuid NOT NULL UNIQUE,
+    session_id       uuid NOT NULL,
+    branch           text NOT NULL,
+    database         text NOT NULL,
+    -- Who asked: the session user.
+    author           text NOT NULL,
+    application_name text NOT NULL,
+    client_addr      inet,
+    client_port      integer NOT NULL,
+    rule             text NOT NULL,
+    command_tag      text NOT NULL,
+    class            text NOT NULL,
+    objects          text[] NOT NULL,
+    transactional    boolean NOT NULL,
+    -- The text exactly as it was sent, and as others may read it.
+    exact_sql        text NOT NULL,
+    sql              text NOT NULL GENERATED ALWAYS AS (pggit.without_secrets(exact_sql)) STORED,
+    digest           bytea NOT NULL,
+    -- Settings of the session that change what the text means, as far as the server reported them.
+    settings         jsonb NOT NULL,
+    -- The branch's newest commit when it was asked for.
+    base_commit      uuid,
+    proxy            text NOT NULL,
+    status           text NOT NULL DEFAULT 'pending'
+                     CHECK (status IN ('pending', 'approved', 'rejected', 'applied', 'failed', 'expired')),
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    expires_at       timestamptz NOT NULL,
+    -- How often the same statement was sent again since.
+    repeated         integer NOT NULL DEFAULT 0,
+    decided_by       text,
+    decided_at       timestamptz,
+    reason           text,
+    applied_by       text,
+    applied_at       timestamptz,
+    error            text,
+    CHECK ((decided_by IS NULL) = (decided_at IS NULL))
+);
+COMMENT ON TABLE pggit.change_requests IS 'Statements that a rule queued: they wait for approval, and are applied by the recorder.';
+COMMENT ON COLUMN pggit.change_requests.error IS 'Why it failed; or, of one that is still approved, why it could not be applied at the last try';
+-- The same statement of the same author on the same branch is one request for as long as it is open.
+CREATE UNIQUE INDEX change_requests_open ON pggit.change_requests (branch, database, author, digest)
+    WHERE status IN ('pending', 'approved');
+CREATE INDEX change_requests_expiry ON pggit.change_requests (expires_at) WHERE status IN ('pending', 'approved');
+
+-- Written in the transaction that applies a request: so it cannot be applied twice, whoever tries.
+CREATE TABLE pggit.applied_requests (
+    id         uuid PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    xid        xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()
+);
+COMMENT ON TABLE pggit.applied_requests IS 'Change requests that were applied in this database.';
+
+-- Makes a request, or finds the open one of the same statement. Run in the main database.
+CREATE FUNCTION pggit.note_request(
+    id uuid, session_id uuid, branch text, database text, author text, application_name text, client_addr inet, client_port integer,
+    rule text, command_tag text, class text, objects text[], transactional boolean, sql text, settings jsonb, base_commit uuid,
+    proxy text, expires interval
+) RETURNS bigint LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    n bigint;
+    made_of bytea := sha256(convert_to(concat(sql, E'\n', settings ->> 'search_path'), 'UTF8'));
+BEGIN
+    -- What has expired is out of the way first: the same statement may be asked for again.
+    PERFORM pggit.forget_expired();
+    UPDATE pggit.change_requests r SET repeated = r.repeated + 1
+     WHERE r.branch = note_request.branch AND r.database = note_request.database AND r.author = note_request.author
+       AND r.digest = made_of AND r.status IN ('pending', 'approved')
+    RETURNING r.number INTO n;
+    IF n IS NULL THEN
+        INSERT INTO pggit.change_requests AS r (
+            id, session_id, branch, database, author, application_name, client_addr, client_port, rule, command_tag, class, objects,
+            transactional, exact_sql, digest, settings, base_commit, proxy, expires_at)
+        VALUES (note_request.id, note_request.session_id, note_request.branch, note_request.database, note_request.author,
+                note_request.application_name, note_request.client_addr, note_request.client_port, note_request.rule,
+                note_request.command_tag, note_request.class, note_request.objects, note_request.transactional, note_request.sql,
+                made_of, note_request.settings, note_request.base_commit, note_request.proxy, clock_timestamp() + expires)
+        ON CONFLICT (branch, database, author, digest) WHERE status IN ('pending', 'approved')
+        DO UPDATE SET repeated = r.repeated + 1
+        RETURNING number INTO n;
+    END IF;
+    RETURN n;
+END
+$$;
+
+-- Requests whose time is over; says how many. Locked ones are just being applied.
+CREATE FUNCTION pggit.forget_expired() RETURNS bigint LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    WITH over AS (
+        SELECT r.number FROM pggit.change_requests r
+         WHERE r.status IN ('pending', 'approved') AND r.expires_at <= clock_timestamp()
+           FOR UPDATE SKIP LOCKED),
+    done AS (
+        UPDATE pggit.change_requests r SET status = 'expired' FROM over WHERE r.number = over.number RETURNING 1)
+    SELECT count(*) FROM done
+$$;
+
+-- What the search_path of a new session of this role is in this database.
+CREATE FUNCTION pggit.search_path_of(role_name text) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(
+        (SELECT substr(c, length('search_path=') + 1)
+           FROM pg_db_role_setting s
+           CROSS JOIN unnest(s.setconfig) c
+          WHERE c LIKE 'search\_path=%'
+            AND s.setrole IN (0, (SELECT r.oid FROM pg_roles r WHERE r.rolname = search_path_of.role_name))
+            AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+          ORDER BY s.setrole <> 0 AND s.setdatabase <> 0 DESC, s.setrole <> 0 DESC, s.setdatabase <> 0 DESC LIMIT 1),
+        '"$user", public')
+$$;
+
+-- The history rows of a request that this transaction applies say who asked, not who ran it. Run in the branch's database.
+CREATE FUNCTION pggit.note_author(
+    id uuid, author text, application_name text, sql text, message text
+) RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE pggit.changes c
+       SET statement_id = note_author.id, created_by = note_author.author, role_name = note_author.author,
+           application_name = note_author.application_name, sql_executed = pggit.kept_query(note_author.sql),
+           message = note_author.message
+     WHERE c.commit_id = pggit.current_commit() AND c.xid = pg_current_xact_id()
+$$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
+        -- Passwords may stand in the exact text.
+        REVOKE SELECT ON pggit.change_requests FROM pggit_reader;
+        GRANT SELECT (number, id, session_id, branch, database, author, application_name, client_addr, client_port, rule, command_tag,
+                      class, objects, transactional, sql, settings, base_commit, proxy, status, created_at, expires_at, repeated,
+                      decided_by, decided_at, reason, applied_by, applied_at, error) ON pggit.change_requests TO pggit_reader;
+        REVOKE ALL ON FUNCTION pggit.note_author(uuid, text, text, text, text), pggit.forget_expired(),
+            pggit.note_request(uuid, uuid, text, text, text, text, inet, integer, text, text, text, text[], boolean, text, jsonb, uuid,
+                               text, interval) FROM pggit_reader;
+    END IF;
+END
+$$;

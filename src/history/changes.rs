@@ -1,0 +1,225 @@
+//! Change requests: statements that rules queued, in `pggit.change_requests` of the main database. What all proxies know of one
+//! is its row; whoever decides on it or applies it holds the row's lock. The functions are in
+//! `migrations/0013_changes.up.sql`, `apply` runs what was approved.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use sqlx::postgres::{PgConnection, PgExecutor};
+use uuid::Uuid;
+
+use super::connect::{RecorderError, Server, bounded};
+use super::recorder::{close, instance};
+use super::store::{self, storable};
+use super::{History, Rows, tables};
+use crate::change::{ChangeRequest, Enqueued};
+
+/// Columns of `SHOW CHANGES`.
+const COLUMNS: &str = "number, status, branch, author, command_tag, sql, rule, created_at, expires_at, decided_by, decided_at, \
+     reason, applied_by, applied_at, error, base_commit, objects, class, transactional, settings, repeated, application_name, \
+     client_addr, client_port, database, id, session_id, proxy";
+
+/// What an administrator says to a change request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It may be applied.
+    Approve,
+    /// It may not, and why.
+    Reject(String),
+}
+
+/// Why a change request was not decided on, or not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// There is none of this number.
+    #[error("there is no change request {0}")]
+    Unknown(i64),
+    /// It is in another state than this takes.
+    #[error("change request {number} is {status}")]
+    Status {
+        /// Its number.
+        number: i64,
+        /// Its `status`.
+        status: String,
+    },
+    /// Who asked for it may not approve it.
+    #[error("change request {number} was asked for by {author}, who may not approve it")]
+    OwnChange {
+        /// Its number.
+        number: i64,
+        /// Who asked.
+        author: String,
+    },
+    /// Somebody else is applying it, or deciding on it.
+    #[error("change request {0} is just being applied or decided on")]
+    Busy(i64),
+    /// It was tried, failed, and left nothing.
+    #[error("change request {number} failed: {reason}")]
+    Failed {
+        /// Its number.
+        number: i64,
+        /// The server's words.
+        reason: String,
+    },
+    /// It could not be tried, and may be applied later.
+    #[error("change request {number} could not be applied now: {reason}")]
+    NotNow {
+        /// Its number.
+        number: i64,
+        /// What stands in the way.
+        reason: String,
+    },
+    /// The recorder could not do it.
+    #[error(transparent)]
+    Recorder(#[from] RecorderError),
+}
+
+impl History {
+    /// Writes change requests, in one transaction. Where somebody waits for less long than it takes, they may be written all
+    /// the same: asked again, the same statement has the same number.
+    pub async fn request(&self, requests: Vec<ChangeRequest>, timeout: Duration) -> Enqueued {
+        let Some(running) = &self.running else { return Enqueued::Failed(RecorderError::NotRunning.to_string()) };
+        let server = running.inner.server.clone();
+        let writing = running.inner.runtime.spawn(async move { write(&server, &requests).await });
+        match tokio::time::timeout(timeout, writing).await {
+            Ok(Ok(Ok(numbers))) => Enqueued::Waiting(numbers),
+            Ok(Ok(Err(error))) => Enqueued::Failed(tables::not_migrated(&error).unwrap_or_else(|| error.to_string())),
+            Ok(Err(_)) => Enqueued::Failed(RecorderError::NotRunning.to_string()),
+            Err(_) => Enqueued::Failed(RecorderError::TimedOut(timeout).to_string()),
+        }
+    }
+
+    /// The newest rows of `pggit.change_requests`, newest first; at most 10,000.
+    pub async fn changes(&self, limit: u32) -> anyhow::Result<Rows> {
+        let inner = self.running()?;
+        let _reader = inner.readers.acquire().await?;
+        let mut connection = inner.server.connect(&inner.server.main).await?;
+        let rows = async {
+            forget_expired(&mut connection).await?;
+            store::newest(&mut connection, COLUMNS, "pggit.change_requests", "number DESC", limit).await
+        };
+        let rows = rows.await;
+        close(connection).await;
+        rows.map_err(tables::explained)
+    }
+
+    /// Approves or rejects a request; `by` is who says so. `self_approval`: it may be its author.
+    pub async fn decide(
+        &self,
+        number: i64,
+        decision: &Decision,
+        by: &str,
+        self_approval: bool,
+    ) -> Result<(), ChangeError> {
+        let inner = self.running()?;
+        let mut connection = inner.server.connect(&inner.server.main).await?;
+        let decided = decide(&mut connection, number, decision, by, self_approval).await;
+        close(connection).await;
+        decided
+    }
+}
+
+async fn write(server: &Server, requests: &[ChangeRequest]) -> Result<Vec<i64>, RecorderError> {
+    let mut numbers = Vec::with_capacity(requests.len());
+    let Some(first) = requests.first() else { return Ok(numbers) };
+    let base = newest_commit(server, &first.session.database).await?;
+    let mut connection = server.connect(&server.main).await?;
+    bounded(sqlx::raw_sql("BEGIN").execute(&mut connection)).await?;
+    for request in requests {
+        numbers.push(note(&mut connection, request, base).await?);
+    }
+    bounded(sqlx::raw_sql("COMMIT").execute(&mut connection)).await?;
+    close(connection).await;
+    Ok(numbers)
+}
+
+/// The newest commit of the branch in this database.
+async fn newest_commit(server: &Server, database: &str) -> Result<Option<Uuid>, RecorderError> {
+    let mut connection = server.connect(database).await?;
+    let commit = head(&mut connection).await;
+    close(connection).await;
+    commit
+}
+
+pub(super) async fn head<'c>(connection: impl PgExecutor<'c>) -> Result<Option<Uuid>, RecorderError> {
+    let newest =
+        sqlx::query_scalar("SELECT commit_id FROM pggit.changes ORDER BY created_at DESC, ordinal DESC, id LIMIT 1");
+    bounded(newest.fetch_optional(connection)).await
+}
+
+async fn note(
+    connection: &mut PgConnection,
+    request: &ChangeRequest,
+    base: Option<Uuid>,
+) -> Result<i64, RecorderError> {
+    let session = &request.session;
+    let settings: Map<String, Value> =
+        request.settings.iter().map(|(name, value)| ((*name).to_owned(), Value::from(storable(value)))).collect();
+    let insert = sqlx::query_scalar::<_, i64>(
+        "SELECT pggit.note_request($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+         make_interval(secs => $18))",
+    )
+    .bind(request.id)
+    .bind(session.id)
+    .bind(session.branch.as_deref().map(storable))
+    .bind(storable(&session.database))
+    .bind(storable(&session.user))
+    .bind(storable(&request.application_name))
+    .bind(session.client_addr)
+    .bind(i32::from(session.client_port))
+    .bind(storable(&request.rule))
+    .bind(request.tag)
+    .bind(request.class.as_str())
+    .bind(request.objects.iter().map(|name| storable(name)).collect::<Vec<_>>())
+    .bind(request.transactional)
+    .bind(&request.sql)
+    .bind(Value::Object(settings))
+    .bind(base)
+    .bind(instance())
+    .bind(request.expires.as_secs_f64());
+    bounded(insert.fetch_one(connection)).await
+}
+
+/// Requests whose time is over become `expired`.
+pub(super) async fn forget_expired<'c>(main: impl PgExecutor<'c>) -> Result<(), RecorderError> {
+    bounded(sqlx::query("SELECT pggit.forget_expired()").execute(main)).await.map(drop)
+}
+
+async fn decide(
+    connection: &mut PgConnection,
+    number: i64,
+    decision: &Decision,
+    by: &str,
+    self_approval: bool,
+) -> Result<(), ChangeError> {
+    forget_expired(&mut *connection).await?;
+    let (status, from, reason) = match decision {
+        Decision::Approve => ("approved", &["pending"][..], None),
+        // Also one that was approved, as long as it is not applied.
+        Decision::Reject(reason) => ("rejected", &["pending", "approved"][..], Some(storable(reason))),
+    };
+    let own = self_approval || matches!(decision, Decision::Reject(_));
+    let update = sqlx::query(
+        "UPDATE pggit.change_requests SET status = $2, decided_by = $3, decided_at = clock_timestamp(), reason = $4 \
+         WHERE number = $1 AND status = ANY ($5) AND (author <> $3 OR $6)",
+    )
+    .bind(number)
+    .bind(status)
+    .bind(storable(by))
+    .bind(reason)
+    .bind(from)
+    .bind(own);
+    match bounded(update.execute(&mut *connection)).await {
+        Ok(done) if done.rows_affected() > 0 => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.sqlstate() == Some("55P03") => return Err(ChangeError::Busy(number)),
+        Err(error) => return Err(error.into()),
+    }
+    let look =
+        sqlx::query_as::<_, (String, String)>("SELECT status, author FROM pggit.change_requests WHERE number = $1");
+    Err(match bounded(look.bind(number).fetch_optional(connection)).await? {
+        None => ChangeError::Unknown(number),
+        Some((status, author)) if from.contains(&status.as_str()) => ChangeError::OwnChange { number, author },
+        Some((status, _)) => ChangeError::Status { number, status },
+    })
+}

@@ -1,0 +1,57 @@
+//! What a client is told of a statement that a rule queues.
+
+use super::{Queueing, Refusal};
+
+/// The SQLSTATE of a statement that became a change request.
+pub const QUEUED: &str = "PG002";
+
+/// A statement that became, or is to become, a change request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queued {
+    /// The rule that queues it.
+    pub rule: String,
+    /// The statement, as errors name it.
+    pub what: String,
+    /// Rule and branch.
+    pub detail: String,
+    /// The rule's own message.
+    pub message: Option<String>,
+    /// The rule's own hint.
+    pub hint: Option<String>,
+    /// For how long.
+    pub queueing: Queueing,
+}
+
+impl Queued {
+    /// The error that names the change request; `numbers` are those of all statements of one text, the first one's first.
+    pub fn refusal(&self, numbers: &[i64]) -> Refusal {
+        let first = numbers.first().copied().unwrap_or_default();
+        let said = self.message.clone().unwrap_or_else(|| format!("{} waits for approval", self.what));
+        let list: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+        let all = if list.len() > 1 { format!(" Change requests: {}.", list.join(", ")) } else { String::new() };
+        let hint = || {
+            format!(
+                "Nothing was run. An administrator decides on the control port with APPROVE CHANGE {first} or REJECT CHANGE \
+                 {first} BECAUSE '…', and APPLY CHANGE {first} runs it."
+            )
+        };
+        Refusal {
+            sqlstate: QUEUED,
+            rule: Some(self.rule.clone()),
+            message: format!("change request {first}: {said}"),
+            detail: Some(format!("{}{all}", self.detail)),
+            hint: Some(self.hint.clone().unwrap_or_else(hint)),
+        }
+    }
+
+    /// The error where the statement cannot become a change request, and so cannot be run at all.
+    pub fn impossible(&self, because: &str) -> Refusal {
+        Refusal {
+            sqlstate: "0A000",
+            rule: Some(self.rule.clone()),
+            message: format!("{} cannot wait for approval: {because}", self.what),
+            detail: Some(self.detail.clone()),
+            hint: Some("The rule makes such statements change requests: send it in another way.".to_owned()),
+        }
+    }
+}
