@@ -5,6 +5,7 @@ pub mod check;
 pub mod classify;
 mod connect;
 pub mod demo;
+pub mod diff;
 mod manager;
 pub mod migrate;
 pub mod serve;
@@ -89,6 +90,22 @@ enum Command {
         #[arg(long, value_name = "PROGRAM", env = "PGGIT_PG_DUMP", global = true)]
         pg_dump: Option<PathBuf>,
     },
+    /// Show in what a branch differs from another one
+    Diff {
+        /// A branch
+        from: String,
+        /// The branch that it is compared with
+        to: String,
+        /// The repository's main database, as a libpq URL
+        #[arg(long, value_name = "URL", env = "PGGIT_DATABASE_URL", hide_env_values = true)]
+        database_url: String,
+        /// Whether to use colours
+        #[arg(long, value_enum, default_value = "auto")]
+        color: diff::Color,
+        /// Exit with 1 if they differ
+        #[arg(long)]
+        exit_code: bool,
+    },
     /// Start a private PostgreSQL and the proxy, and show what it does
     Demo {
         /// Exit after the tour
@@ -127,6 +144,12 @@ pub fn main() -> ExitCode {
         Command::Branch { action, database_url, pg_dump } => {
             block_on(branch::run(action, database_url.as_deref(), pg_dump))
         }
+        Command::Diff { from, to, database_url, color, exit_code } => {
+            match block_on(diff::run(&from, &to, &database_url, color)) {
+                Ok(true) if exit_code => return ExitCode::from(1),
+                ended => ended.map(drop),
+            }
+        }
         Command::Demo { once } => block_on(demo::run(once)),
         Command::Classify { file } => classify::run(file.as_deref()),
         Command::Completions { shell } => {
@@ -146,7 +169,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use pggit_proxy::control::command::COMMANDS;
+use pggit_proxy::control::diff;
 use pggit_proxy::control::show::Show;
 use pggit_proxy::telemetry::{Metrics, names};
 
@@ -38,7 +39,10 @@ fn every_show_and_column_is_in_the_manual() {
     }
     assert_eq!(CONTROL.matches("\n### SHOW ").count(), Show::ALL.len());
     let rows = CONTROL.lines().filter(|line| line.starts_with("| `")).count();
-    let columns: usize = Show::ALL.iter().map(|show| show.columns().len()).sum();
+    for column in diff::COLUMNS {
+        assert!(CONTROL.contains(&format!("\n| `{}` | {} | {} |\n", column.name, column.kind.as_str(), column.about)));
+    }
+    let columns = Show::ALL.iter().map(|show| show.columns().len()).sum::<usize>() + diff::COLUMNS.len();
     assert_eq!(rows, columns + COMMANDS.len(), "docs/CONTROL.md has rows for what is not there");
 }
 

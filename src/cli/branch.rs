@@ -102,7 +102,7 @@ async fn alter(server: &Server, known: &Branches, name: &str, what: Alteration) 
 }
 
 /// With what the control port would say besides.
-fn explained(error: BranchError) -> anyhow::Error {
+pub(super) fn explained(error: BranchError) -> anyhow::Error {
     let more: Vec<String> = [error.detail(), error.hint()].into_iter().flatten().collect();
     let error = anyhow::Error::new(error);
     if more.is_empty() { error } else { anyhow::anyhow!("{error:#}\n{}", more.join("\n")) }

@@ -62,6 +62,8 @@ pub enum Command {
     DropBranch(String, Force),
     /// `ALTER BRANCH b PROTECT | UNPROTECT | RENAME TO c`
     AlterBranch(String, Alteration),
+    /// `DIFF a b`
+    Diff(String, String),
     /// `APPROVE CHANGE n`
     ApproveChange(i64),
     /// `REJECT CHANGE n BECAUSE 'text'`
@@ -132,6 +134,11 @@ pub const COMMANDS: &[Help] = &[
     },
     Help { syntax: "ALTER BRANCH <branch> RENAME TO <name>", role: "admin", about: "rename it; nobody may be on it" },
     Help {
+        syntax: "DIFF <branch> <other>",
+        role: "monitor",
+        about: "in what the other branch differs: definitions, comments, grants, labels, a row each",
+    },
+    Help {
         syntax: "APPROVE CHANGE <number>",
         role: "admin",
         about: "let a change request be applied; not one that the user asked for himself",
@@ -149,9 +156,9 @@ pub const COMMANDS: &[Help] = &[
 ];
 
 /// First words, for the hint of an unknown command.
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 15] = [
     "SHOW", "RELOAD", "KILL", "PAUSE", "RESUME", "SHUTDOWN", "REFUSE", "ALLOW", "CREATE", "DROP", "ALTER", "APPROVE",
-    "REJECT", "APPLY",
+    "REJECT", "APPLY", "DIFF",
 ];
 
 /// First words of SQL that a database would know; psql's tab completion and `\d` send some.
@@ -219,6 +226,11 @@ impl Words<'_> {
             "CREATE" if self.takes("BRANCH") => self.create_branch(),
             "DROP" if self.takes("BRANCH") => self.drop_branch(),
             "ALTER" if self.takes("BRANCH") => self.alter_branch(),
+            "DIFF" => {
+                let from = self.name()?;
+                let to = self.name()?;
+                self.end(Command::Diff(from, to))
+            }
             "APPROVE" => {
                 let number = self.change()?;
                 self.end(Command::ApproveChange(number))
@@ -622,6 +634,15 @@ mod tests {
         let renamed = Command::AlterBranch("a/b".into(), Alteration::Rename("c/d".into()));
         assert_eq!(one("alter branch a/b rename to c/d"), renamed);
         assert_eq!(error("alter branch b").sqlstate, "42601");
+    }
+
+    #[test]
+    fn two_branches_are_compared() {
+        assert_eq!(one("diff main feature/x-1"), Command::Diff("main".into(), "feature/x-1".into()));
+        assert_eq!(one("DIFF 'a b' \"c\""), Command::Diff("a b".into(), "c".into()));
+        for text in ["diff", "diff main", "diff a b c"] {
+            assert_eq!(error(text).sqlstate, "42601", "{text}");
+        }
     }
 
     #[test]

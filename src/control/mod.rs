@@ -7,6 +7,7 @@
 
 mod auth;
 pub mod command;
+pub mod diff;
 mod filter;
 pub mod frame;
 mod open;

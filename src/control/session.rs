@@ -20,9 +20,9 @@ use pgwire::messages::response::TransactionStatus;
 
 use super::command::{self, Command};
 use super::seats::Seat;
-use super::show::{self, Show};
-use super::table::{Column, Kind, Query, Value};
-use super::{CommandError, nearest, pause};
+use super::show;
+use super::table::{Column, Kind, Value};
+use super::{CommandError, diff, nearest, pause};
 use crate::config::ControlRole;
 use crate::history::branching::NewBranch;
 use crate::history::{ChangeError, Decision};
@@ -127,7 +127,13 @@ impl Session {
                 for warning in warnings {
                     notice(client, "WARNING", warning).await?;
                 }
-                Ok(Response::Query(encode(*show, query, query.apply(rows), format)?))
+                Ok(Response::Query(encode("SHOW", &printed(command), query.apply(rows), format)))
+            }
+            Command::Diff(from, to) => {
+                let branches = self.shared.branches.load_full();
+                let differences = self.shared.history.diff(&branches, from, to).await.map_err(CommandError::from)?;
+                let rows = differences.into_iter().map(diff::row).collect();
+                Ok(Response::Query(encode("DIFF", &printed(command), rows, format)))
             }
             Command::Reload => {
                 self.admin(command)?;
@@ -317,8 +323,8 @@ where
     Ok(client.feed(PgWireBackendMessage::NoticeResponse(info.into())).await?)
 }
 
-fn fields<'a>(columns: impl Iterator<Item = &'a Column>, format: Option<&Format>) -> Vec<FieldInfo> {
-    let described = columns.enumerate().map(|(at, column)| {
+fn fields(columns: &[&Column], format: Option<&Format>) -> Vec<FieldInfo> {
+    let described = columns.iter().enumerate().map(|(at, column)| {
         let (kind, size) = match column.kind {
             Kind::Text => (Type::TEXT, -1),
             Kind::Int => (Type::INT8, 8),
@@ -331,12 +337,17 @@ fn fields<'a>(columns: impl Iterator<Item = &'a Column>, format: Option<&Format>
     described.collect()
 }
 
-fn printed(show: Show, query: &Query) -> impl Iterator<Item = &'static Column> {
-    query.columns.iter().filter_map(move |at| show.columns().get(*at))
+/// The columns of what a command answers; none where it answers no rows.
+fn printed(command: &Command) -> Vec<&'static Column> {
+    match command {
+        Command::Show(show, query) => query.columns.iter().filter_map(|at| show.columns().get(*at)).collect(),
+        Command::Diff(..) => diff::COLUMNS.iter().collect(),
+        _ => Vec::new(),
+    }
 }
 
-fn encode(show: Show, query: &Query, rows: Vec<Vec<Value>>, format: &Format) -> PgWireResult<QueryResponse> {
-    let fields = Arc::new(fields(printed(show, query), Some(format)));
+fn encode(tag: &str, columns: &[&Column], rows: Vec<Vec<Value>>, format: &Format) -> QueryResponse {
+    let fields = Arc::new(fields(columns, Some(format)));
     let mut encoder = DataRowEncoder::new(fields.clone());
     let rows = rows.into_iter().map(move |row| {
         for value in row {
@@ -351,8 +362,8 @@ fn encode(show: Show, query: &Query, rows: Vec<Vec<Value>>, format: &Format) -> 
         Ok(encoder.take_row())
     });
     let mut response = QueryResponse::new(fields, stream::iter(rows));
-    response.set_command_tag("SHOW");
-    Ok(response)
+    response.set_command_tag(tag);
+    response
 }
 
 #[async_trait]
@@ -436,10 +447,7 @@ impl ExtendedQueryHandler for Session {
         let Some(entry) = client.portal_store().get_statement(name) else {
             return Err(CommandError::new("26000", format!("prepared statement \"{shown}\" does not exist")).into());
         };
-        let columns = match entry.value().map(|statement| &statement.statement) {
-            Some(Command::Show(_, query)) => query.columns.len(),
-            _ => 0,
-        };
+        let columns = entry.value().map_or(0, |statement| printed(&statement.statement).len());
         let formats = &message.result_column_format_codes;
         // pgwire looks a column's format up by its position, so there has to be one for each.
         if formats.len() > 1 && formats.len() != columns {
@@ -532,7 +540,6 @@ impl QueryParser for Grammar {
     }
 
     fn get_result_schema(&self, command: &Command, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
-        let Command::Show(show, query) = command else { return Ok(Vec::new()) };
-        Ok(fields(printed(*show, query), format))
+        Ok(fields(&printed(command), format))
     }
 }

@@ -48,7 +48,7 @@ pub use self::changes::{ChangeError, Decision};
 pub(crate) use self::connect::in_words;
 pub use self::connect::{APPLICATION_NAME, RecorderError, Server};
 
-use self::branching::{Alteration, BranchError, BranchFacts, Force, NewBranch, Stage};
+use self::branching::{Alteration, BranchError, BranchFacts, Difference, Force, NewBranch, Stage};
 use self::connect::Condition;
 use self::health::Watched;
 use self::probe::Probed;
@@ -349,6 +349,12 @@ impl History {
             branching::create(&inner.server, &branches, &new, &told).await
         })
         .await
+    }
+
+    /// In what the second branch differs from the first.
+    pub async fn diff(&self, branches: &Branches, from: &str, to: &str) -> Result<Vec<Difference>, BranchError> {
+        let running = self.running.clone().ok_or(RecorderError::NotRunning)?;
+        branching::diff(&running.inner.server, branches, from, to).await
     }
 
     /// Drops a branch and its database.

@@ -115,6 +115,20 @@ impl PgServer {
         client_program(self.version, &self.bin, name)
     }
 
+    /// The schema as pg_dump prints it, without what differs from call to call.
+    pub fn schema_dump(&self, database: &str, more: &[&str]) -> String {
+        let output = Command::new(self.client_program("pg_dump"))
+            .args(["-s", "-h", "127.0.0.1", "-p", &self.address.port().to_string(), "-U", "postgres"])
+            .args(more)
+            .arg(database)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let own = |line: &&str| !line.starts_with("\\restrict ") && !line.starts_with("\\unrestrict ");
+        text.lines().filter(own).collect::<Vec<_>>().join("\n")
+    }
+
     /// One server of this version for all tests of this test binary; give each test its own database.
     pub fn shared(version: Pg) -> &'static Self {
         static SERVERS: [OnceLock<PgServer>; 64] = [const { OnceLock::new() }; 64];

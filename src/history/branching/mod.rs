@@ -4,6 +4,7 @@
 //! create   row 'creating' ─> template of the parent's newest commit ─> CREATE DATABASE … TEMPLATE ─> row 'active'
 //! template pg_dump -s and the history in one snapshot; made once, kept, closed to everybody
 //! remove   row 'dropping' ─> DROP DATABASE ─> no row
+//! diff     the facts of two databases, side by side
 //! sweep    what nobody is at work on any more, and templates that nobody needs
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 mod alter;
 mod database;
+mod diff;
 mod dump;
 mod error;
 mod facts;
@@ -27,6 +29,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 pub use alter::{Alteration, alter};
+pub use diff::{Difference, diff};
 pub use error::BranchError;
 pub use facts::BranchFacts;
 pub(super) use facts::{Row as FactsRow, SeenTip, read as read_facts, together};
