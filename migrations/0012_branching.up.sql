@@ -2,11 +2,14 @@
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 -- status: 'creating' and 'dropping' belong to whoever holds the advisory lock of the branch's name; where nobody does, the
--- maker was lost on the way, and the sweep removes the database and the row. Proxies serve 'active' ones only.
+-- maker was lost on the way, and the sweep removes the database and the row. 'copying' belongs to the server process that
+-- maker_pid and maker_start tell, for as long as it lives. Proxies serve 'active' ones only.
 ALTER TABLE pggit.branches
     ADD COLUMN fork_commit  uuid,
     ADD COLUMN fork_commits bigint,
-    ADD COLUMN maker        text;
+    ADD COLUMN maker        text,
+    ADD COLUMN maker_pid    integer,
+    ADD COLUMN maker_start  timestamptz;
 COMMENT ON COLUMN pggit.branches.fork_commit IS 'The newest commit of the parent when the branch was made from it';
 COMMENT ON COLUMN pggit.branches.fork_commits IS 'How many commits the parent had then';
 COMMENT ON COLUMN pggit.branches.maker IS 'The process that made it: host name and process id';

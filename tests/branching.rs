@@ -258,7 +258,9 @@ fn a_second_branch_of_many_tables_reads_nothing_anew() {
             server,
             &format!("[upstream]\ndbname = \"{app}\"\n[branches]\npg_dump = \"{}\"\n", program.display()),
         );
-        for part in 0..10 {
+        // More of them for who wants to measure: beyond what one transaction may lock.
+        let tables: usize = std::env::var("PGGIT_BRANCHING_TABLES").map_or(500, |tables| tables.parse().unwrap());
+        for part in 0..tables / 50 {
             let table =
                 |n| format!("create table t{part}_{n} (id int primary key, a text unique, b int not null default 0);");
             server.psql(&app, &(0..50).map(table).collect::<String>());
@@ -273,9 +275,15 @@ fn a_second_branch_of_many_tables_reads_nothing_anew() {
         assert_eq!(counted(), 1);
         let (second, third) = (create("second"), create("third"));
         assert_eq!(counted(), 1, "the template is there");
-        println!("PostgreSQL {}, 500 tables: template and branch {first:?}, branches {second:?}, {third:?}", version.0);
+        println!(
+            "PostgreSQL {}, {tables} tables: template and branch {first:?}, branches {second:?}, {third:?}",
+            version.0
+        );
         let database = server.psql(&app, "select database from pggit.branches where name = 'third'");
-        assert_eq!(server.psql(&database, "select count(*) from pg_tables where schemaname = 'public'"), "500");
+        assert_eq!(
+            server.psql(&database, "select count(*) from pg_tables where schemaname = 'public'"),
+            tables.to_string()
+        );
         fs::remove_dir_all(&directory).unwrap();
     }
 }
@@ -306,6 +314,56 @@ fn a_commit_whose_template_is_kept_can_be_had_again() {
         main.rows("create table four ()");
         assert!(
             it.refused(&format!("create branch third from main at commit {third}")).contains("there is no template")
+        );
+    });
+}
+
+#[test]
+fn data_comes_along_when_nobody_is_there() {
+    each(|it| {
+        let mut main = it.client("main");
+        main.rows("create table t (a serial primary key, b text)");
+        main.rows("insert into t (b) select 'row ' || n from generate_series(1, 1000) n");
+        main.rows("alter table t add c int");
+        let error = it.refused("create branch copy from main with data");
+        assert!(error.contains("55006") && error.contains("of postgres"), "{error}");
+        assert_eq!(main.value("select count(*) from t"), "1000", "nobody was ended");
+        assert_eq!(it.main("select count(*) from pggit.branches where name = 'copy'"), "0");
+        drop(main);
+        let free = || {
+            it.main(
+                "select count(*) from pg_stat_activity where datname = current_database() \
+                               and application_name <> 'pggit-proxy' and backend_type = 'client backend'",
+            ) == "1"
+        };
+        assert!(eventually(PATIENCE, free));
+        it.proxy.control("create branch copy from main with data");
+        let database = it.database("copy");
+        assert_eq!(it.server.psql(&database, "select count(*) from t"), "1000");
+        assert_eq!(it.server.psql(&database, "select nextval('t_a_seq')"), "1001");
+        assert_eq!(it.server.psql(&database, "select count(*) from pggit.statements"), "0");
+        let key = "select key from pggit.companion_key";
+        assert_ne!(it.server.psql(&database, key), it.main(key));
+        // The recorder is back, on either side.
+        let (mut copy, mut main) = (it.client("copy"), it.client("main"));
+        copy.rows("alter table t rename to u");
+        main.rows("alter table t drop c");
+        let newest = "select change_type, branch from pggit.history order by created_at desc limit 1";
+        assert_eq!(it.server.psql(&database, newest), "RENAME|copy");
+        assert_eq!(it.main(newest), "ALTER|main");
+        let verified = run(&["verify", "--database-url", &it.server.url(&database)]);
+        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+        // FORCE ends them; of another branch than main, too, and by the command line.
+        let made = it.command(&["create", "deeper", "--from", "copy", "--with-data", "--force"]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        assert_eq!(it.on("deeper", "select count(*) from u"), "1000");
+        it.proxy.control("create branch again from main with data force");
+        assert_eq!(it.on("again", "select count(*) from t"), "1000");
+        assert!(
+            it.proxy
+                .control("show branches name where parent is not null order by name")
+                .lines()
+                .eq(["again", "copy", "deeper"])
         );
     });
 }
@@ -487,6 +545,22 @@ fn a_maker_that_is_lost_leaves_nothing() {
             assert!(eventually(PATIENCE, gone), "{point}");
             it.main("alter table t0 add x int; alter table t0 drop x");
         }
+        // In the middle of a copy, of which only the server process knows.
+        let (url, copying) =
+            (it.server.url(&it.app), "select count(*) from pg_stat_activity where query ~ '^CREATE DATABASE'");
+        let mut maker = Command::new(PROGRAM)
+            .args(["branch", "--database-url", &url, "create", "copied", "--with-data", "--force"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let seen = || it.server.psql("postgres", copying) != "0";
+        assert!(eventually(PATIENCE, || seen() || maker.try_wait().unwrap().is_some()));
+        let _ = kill(Pid::from_raw(maker.id().cast_signed()), Signal::SIGKILL);
+        maker.wait().unwrap();
+        assert!(eventually(PATIENCE, || it.command(&["create", "copied"]).status.success()
+            || it.main("select status from pggit.branches where name = 'copied'") == "active"));
+        assert!(eventually(PATIENCE, || it.command(&["drop", "copied", "--force"]).status.success()));
         // A proxy that starts sweeps what others left.
         let orphan = pggit_proxy::branch::database_of(&it.app, "orphan");
         it.main(&format!("create database \"{orphan}\""));

@@ -10,12 +10,12 @@ use uuid::Uuid;
 use super::connect;
 use crate::branch::Branches;
 use crate::history::Server;
-use crate::history::branching::{self, Alteration, BranchError, Force, Listed, NewBranch, Stage};
+use crate::history::branching::{self, Alteration, BranchError, Data, Force, Listed, NewBranch, Stage};
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Action {
-    /// Make a branch with the schema and the history of another one, without its data
+    /// Make a branch with the schema and the history of another one
     Create {
         /// The new branch
         name: String,
@@ -25,6 +25,12 @@ pub enum Action {
         /// The parent's commit, if its template is still kept; without it the newest
         #[arg(long, value_name = "COMMIT")]
         at: Option<Uuid>,
+        /// Copy the parent with its data: nobody may be on it
+        #[arg(long, conflicts_with = "at")]
+        with_data: bool,
+        /// With --with-data: end the sessions on the parent
+        #[arg(long, requires = "with_data")]
+        force: bool,
     },
     /// Drop a branch and its database
     Drop {
@@ -63,9 +69,16 @@ pub async fn run(action: Action, url: Option<&str>, pg_dump: Option<PathBuf>) ->
     let known = branching::branches(&mut main).await?;
     let by = server.user().to_owned();
     match action {
-        Action::Create { name, from, at } => {
+        Action::Create { name, from, at, with_data, force } => {
             let parent = from.unwrap_or_else(|| known.default.clone());
-            create(&server, &known, NewBranch { name, parent, at, by }).await?;
+            let data = match (with_data, force) {
+                (false, _) => Data::Without,
+                (true, false) => Data::With(Force::No),
+                (true, true) => Data::With(Force::Yes),
+            };
+            // Nobody may be in the database that is copied.
+            main.close().await?;
+            return create(&server, &known, NewBranch { name, parent, at, data, by }).await;
         }
         Action::Drop { name, force } => {
             let force = if force { Force::Yes } else { Force::No };
@@ -84,6 +97,7 @@ async fn create(server: &Server, known: &Branches, new: NewBranch) -> anyhow::Re
     let begun = Instant::now();
     let told = |stage: Stage| match stage {
         Stage::Template => eprintln!("{:5.1} s  reading the parent's schema", begun.elapsed().as_secs_f64()),
+        Stage::Data => eprintln!("{:5.1} s  copying the parent's database", begun.elapsed().as_secs_f64()),
         Stage::Copy => eprintln!("{:5.1} s  making the database", begun.elapsed().as_secs_f64()),
     };
     let database = branching::create(server, known, &new, &told).await.map_err(explained)?;

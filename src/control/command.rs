@@ -12,7 +12,7 @@ use super::filter::{Filter, column_name, find_column};
 use super::show::Show;
 use super::table::{Query, SortKey};
 use super::{CommandError, nearest};
-use crate::history::branching::{Alteration, Force};
+use crate::history::branching::{Alteration, Data, Force};
 
 /// Tokens of one command.
 const MAX_TOKENS: usize = 1000;
@@ -49,7 +49,7 @@ pub enum Command {
     RefuseDdl(String),
     /// `ALLOW DDL ON BRANCH b`
     AllowDdl(String),
-    /// `CREATE BRANCH b FROM p [AT COMMIT c]`
+    /// `CREATE BRANCH b FROM p [AT COMMIT c | WITH DATA [FORCE]]`
     CreateBranch {
         /// The new branch.
         name: String,
@@ -57,6 +57,8 @@ pub enum Command {
         parent: String,
         /// The parent's commit.
         at: Option<Uuid>,
+        /// `WITH DATA [FORCE]`
+        data: Data,
     },
     /// `DROP BRANCH b [FORCE]`
     DropBranch(String, Force),
@@ -121,6 +123,11 @@ pub const COMMANDS: &[Help] = &[
         syntax: "CREATE BRANCH <branch> FROM <parent> [AT COMMIT <commit>]",
         role: "admin",
         about: "make a branch with the parent's schema and history, without its data",
+    },
+    Help {
+        syntax: "CREATE BRANCH <branch> FROM <parent> WITH DATA [FORCE]",
+        role: "admin",
+        about: "make a copy of the parent, on which nobody may be; FORCE: end the sessions on it",
     },
     Help {
         syntax: "DROP BRANCH <branch> [FORCE]",
@@ -448,9 +455,9 @@ impl Words<'_> {
         Ok(name)
     }
 
-    /// `name FROM parent [AT COMMIT id]`
+    /// `name FROM parent [AT COMMIT id | WITH DATA [FORCE]]`
     fn create_branch(&mut self) -> Result<Command, CommandError> {
-        const HINT: &str = "CREATE BRANCH name FROM parent [AT COMMIT id]";
+        const HINT: &str = "CREATE BRANCH name FROM parent [AT COMMIT id | WITH DATA [FORCE]]";
         let name = self.name()?;
         if !self.takes("FROM") {
             return Err(self.unexpected(self.at).hint(HINT));
@@ -465,13 +472,18 @@ impl Words<'_> {
             true => return Err(self.unexpected(self.at).hint(HINT)),
             false => None,
         };
-        self.end(Command::CreateBranch { name, parent, at })
+        let data = match at.is_none() && self.takes("WITH") {
+            true if !self.takes("DATA") => return Err(self.unexpected(self.at).hint(HINT)),
+            true => Data::With(self.force()),
+            false => Data::Without,
+        };
+        self.end(Command::CreateBranch { name, parent, at, data })
     }
 
     /// `name [FORCE]`
     fn drop_branch(&mut self) -> Result<Command, CommandError> {
         let name = self.name()?;
-        let force = if self.takes("FORCE") { Force::Yes } else { Force::No };
+        let force = self.force();
         self.end(Command::DropBranch(name, force))
     }
 
@@ -488,6 +500,10 @@ impl Words<'_> {
             }
         };
         self.end(Command::AlterBranch(name, what))
+    }
+
+    fn force(&mut self) -> Force {
+        if self.takes("FORCE") { Force::Yes } else { Force::No }
     }
 
     /// Passes over this word, if it comes next.
@@ -613,8 +629,16 @@ mod tests {
 
     #[test]
     fn branches_are_made_and_dropped() {
-        let made =
-            |name: &str, parent: &str, at| Command::CreateBranch { name: name.into(), parent: parent.into(), at };
+        let made = |name: &str, parent: &str, at| Command::CreateBranch {
+            name: name.into(),
+            parent: parent.into(),
+            at,
+            data: Data::Without,
+        };
+        let with_data = |data| Command::CreateBranch { name: "b".into(), parent: "a".into(), at: None, data };
+        assert_eq!(one("create branch b from a with data"), with_data(Data::With(Force::No)));
+        assert_eq!(one("create branch b from a with data force"), with_data(Data::With(Force::Yes)));
+        assert_eq!(error("create branch b from main with date").sqlstate, "42601");
         assert_eq!(one("create branch feature/x-1 from main"), made("feature/x-1", "main", None));
         assert_eq!(one("CREATE BRANCH \"it's \"\"one\" FROM 'a b'"), made("it's \"one", "a b", None));
         let id = "0198c0de-0000-7000-8000-00000000000a";

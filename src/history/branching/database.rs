@@ -71,12 +71,22 @@ pub(super) async fn create_empty(main: &mut PgConnection, database: &str, like: 
     create(main, database, &sql).await
 }
 
+/// How the server copies a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strategy {
+    /// Page by page through the log: by far the faster one without data.
+    Log,
+    /// File by file.
+    Files,
+}
+
 /// A copy of a template, with the owner of the database that it stands for.
 pub(super) async fn create_from(
     main: &mut PgConnection,
     database: &str,
     template: &str,
     like: &Shape,
+    strategy: Strategy,
 ) -> Result<(), BranchError> {
     let mut sql = format!(
         "CREATE DATABASE {} TEMPLATE {} OWNER {}{}",
@@ -89,8 +99,10 @@ pub(super) async fn create_from(
         sql += &format!(" CONNECTION LIMIT {}", like.connections);
     }
     if like.version >= 150_000 {
-        // Without data this is by far the faster of the two.
-        sql += " STRATEGY wal_log";
+        sql += match strategy {
+            Strategy::Log => " STRATEGY wal_log",
+            Strategy::Files => " STRATEGY file_copy",
+        };
     }
     create(main, database, &sql).await
 }

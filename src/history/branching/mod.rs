@@ -3,6 +3,7 @@
 //! ```text
 //! create   row 'creating' ─> template of the parent's newest commit ─> CREATE DATABASE … TEMPLATE ─> row 'active'
 //! template pg_dump -s and the history in one snapshot; made once, kept, closed to everybody
+//! copy     with data: row 'copying' ─> CREATE DATABASE … TEMPLATE of the parent itself ─> row 'active'
 //! remove   row 'dropping' ─> DROP DATABASE ─> no row
 //! diff     the facts of two databases, side by side
 //! sweep    what nobody is at work on any more, and templates that nobody needs
@@ -12,6 +13,7 @@
 //! and the command line call the same functions; the recorder sweeps.
 
 mod alter;
+mod copy;
 mod database;
 mod diff;
 mod dump;
@@ -38,6 +40,7 @@ pub use rows::{Listed, Tip, branches, list};
 pub(super) use sweep::keep_sweeping;
 pub use sweep::sweep;
 
+use self::database::Strategy;
 use self::rows::Lock;
 use super::connect::Server;
 use super::name;
@@ -53,8 +56,19 @@ pub struct NewBranch {
     pub parent: String,
     /// The parent's commit; its newest without one.
     pub at: Option<Uuid>,
+    /// Whether the parent's data comes along.
+    pub data: Data,
     /// Who wants it.
     pub by: String,
+}
+
+/// Whether a branch has its parent's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data {
+    /// Its tables are empty.
+    Without,
+    /// It is a copy of the parent, for which nobody may be on the parent: whoever is there is ended, or nothing is done.
+    With(Force),
 }
 
 /// What is being done, for whoever waits.
@@ -64,6 +78,8 @@ pub enum Stage {
     Template,
     /// The branch's database is made.
     Copy,
+    /// The parent's database is copied.
+    Data,
 }
 
 /// Hears of the stages.
@@ -105,6 +121,7 @@ async fn create_locked(
         Some(row) if row.status == "active" || row.origin != "table" => {
             return Err(BranchError::Taken(new.name.clone()));
         }
+        Some(row) if row.copied => return Err(BranchError::Busy(new.name.clone())),
         Some(row) => sweep::clear(main, &new.name, &row.database).await?,
         None => {}
     }
@@ -128,6 +145,9 @@ async fn fill(
     database: &str,
     told: &Told<'_>,
 ) -> Result<(), BranchError> {
+    if let Data::With(force) = new.data {
+        return copy::copy(server, main, parent, new, (database, force), told).await;
+    }
     let source = Source { name: &parent.name, database: &parent.database };
     let template = match new.at {
         Some(commit) if template::tip(server, &parent.database).await?.commit_id != Some(commit) => {
@@ -137,7 +157,7 @@ async fn fill(
     };
     told(Stage::Copy);
     let shape = database::shape(main, &parent.database).await?;
-    database::create_from(main, database, &template.database, &shape).await?;
+    database::create_from(main, database, &template.database, &shape, Strategy::Log).await?;
     database::carry_over(main, &parent.database, database).await?;
     let mut branch = server.connect(database).await?;
     let named = name::settle(&mut branch, &new.name).await;

@@ -51,6 +51,9 @@ async fn remove_locked(
     if declared || row.origin != "table" || row.database == main_database(branches) {
         return Err(BranchError::Declared(name.to_owned()));
     }
+    if row.copied {
+        return Err(BranchError::Busy(name.to_owned()));
+    }
     if row.status != "active" {
         // Its maker was lost on the way.
         return sweep::clear(main, name, &row.database).await;

@@ -4,6 +4,7 @@
 //! statements that make or drop the database run on that very connection: so where nobody has the lock, nobody is at work.
 
 use chrono::{DateTime, Utc};
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
@@ -17,7 +18,20 @@ pub(super) struct Row {
     pub status: String,
     pub origin: String,
     pub protected: bool,
+    /// A server process copies it.
+    pub copied: bool,
 }
+
+/// A server process: its number comes again, its start does not.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub(super) struct Process {
+    pub pid: i32,
+    pub start: DateTime<Utc>,
+}
+
+/// Whether the process that copies the branch `b` is alive. Whose start one may not see is taken for it.
+const COPIED: &str = "b.status = 'copying' AND EXISTS (SELECT FROM pg_stat_activity a \
+     WHERE a.pid = b.maker_pid AND coalesce(a.backend_start = b.maker_start, true))";
 
 /// What a database's history ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
@@ -87,8 +101,9 @@ impl Lock<'_> {
 
 /// The branch's row, whatever its status.
 pub(super) async fn row(connection: &mut PgConnection, name: &str) -> Result<Option<Row>, RecorderError> {
-    let row =
-        sqlx::query_as("SELECT database, status, origin, protected FROM pggit.branches WHERE name = $1").bind(name);
+    let sql =
+        format!("SELECT database, status, origin, protected, {COPIED} AS copied FROM pggit.branches b WHERE name = $1");
+    let row = sqlx::query_as(AssertSqlSafe(sql)).bind(name);
     bounded(row.fetch_optional(connection)).await
 }
 
@@ -151,6 +166,15 @@ pub(super) async fn has_database(connection: &mut PgConnection, database: &str) 
     bounded(found.fetch_one(connection)).await
 }
 
+/// Branches that are being made or dropped, by whomever, but for those that are just copied.
+pub(super) async fn unfinished(connection: &mut PgConnection) -> Result<Vec<String>, RecorderError> {
+    let sql = format!(
+        "SELECT b.name FROM pggit.branches b WHERE b.status IN ('creating', 'copying', 'dropping') \
+         AND b.origin = 'table' AND NOT ({COPIED}) ORDER BY 1"
+    );
+    bounded(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection)).await
+}
+
 /// A branch that is about to be made.
 pub(super) async fn begin(
     connection: &mut PgConnection,
@@ -164,6 +188,13 @@ pub(super) async fn begin(
     );
     let insert = insert.bind(name).bind(parent).bind(database).bind(by).bind(maker);
     bounded(insert.execute(connection)).await.map(drop)
+}
+
+/// It is copied by this server process.
+pub(super) async fn copying(connection: &mut PgConnection, name: &str, by: Process) -> Result<(), RecorderError> {
+    let update =
+        sqlx::query("UPDATE pggit.branches SET status = 'copying', maker_pid = $2, maker_start = $3 WHERE name = $1");
+    bounded(update.bind(name).bind(by.pid).bind(by.start).execute(connection)).await.map(drop)
 }
 
 /// It is made: every proxy serves it.

@@ -10,7 +10,7 @@ use super::error::BranchError;
 use super::rows::{self, Lock};
 use super::{sql, templates};
 use crate::history::Inner;
-use crate::history::connect::{RecorderError, Server, bounded};
+use crate::history::connect::Server;
 use crate::history::recorder::{close, instance};
 
 /// How often it is looked.
@@ -47,7 +47,7 @@ pub async fn sweep(server: &Server) -> Result<Vec<String>, BranchError> {
 
 async fn sweep_locked(main: &mut PgConnection) -> Result<Vec<String>, BranchError> {
     let mut swept = Vec::new();
-    for name in left_behind(main).await? {
+    for name in rows::unfinished(main).await? {
         let lock = Lock::Branch(&name);
         if !lock.try_take(main).await? {
             continue;
@@ -55,6 +55,7 @@ async fn sweep_locked(main: &mut PgConnection) -> Result<Vec<String>, BranchErro
         // Whoever was at it may have come to an end just now.
         if let Some(row) = rows::row(main, &name).await?
             && row.status != "active"
+            && !row.copied
         {
             clear(main, &name, &row.database).await?;
             swept.push(format!("branch {name}, {}", row.status));
@@ -74,14 +75,6 @@ async fn sweep_locked(main: &mut PgConnection) -> Result<Vec<String>, BranchErro
         lock.give_back(main).await?;
     }
     Ok(swept)
-}
-
-/// Branches that are being made or dropped, whoever is at it.
-async fn left_behind(main: &mut PgConnection) -> Result<Vec<String>, RecorderError> {
-    let names = sqlx::query_scalar(
-        "SELECT b.name FROM pggit.branches b WHERE b.status IN ('creating', 'dropping') AND b.origin = 'table' ORDER BY 1",
-    );
-    bounded(names.fetch_all(main)).await
 }
 
 /// Takes away a branch's database and its row; whoever calls has the branch's lock.

@@ -46,7 +46,7 @@ const ORIGINS: &str = "INSERT INTO pggit.origins (classid, objid, was) SELECT DI
      WHERE p.was <> r.obj";
 
 /// Objects are other ones in a copy: whoever knew the parent's key must not be believed there.
-const NEW_KEY: &str = "INSERT INTO pggit.companion_key (key) SELECT \
+pub(super) const NEW_KEY: &str = "INSERT INTO pggit.companion_key (key) SELECT \
      sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) \
      || sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))";
 

@@ -1,0 +1,170 @@
+//! WITH DATA: a branch as a copy of its parent's database, files and all.
+//!
+//! The server copies a database only while nobody is in it, and whoever comes meanwhile waits until it is done. So this needs no hold
+//! of ours: newcomers wait at the server. Who is there already cannot be moved: without FORCE the work is refused, with it sessions may
+//! end their transactions, for a while, and are ended then. The recorder's own sessions, of every proxy, are always ended: they come
+//! again by themselves.
+//!
+//! The parent may be the main database, in which the locks are; nobody can hold one there while it is copied. So the row says
+//! 'copying', and which server process is at it. That process is in another database, and stays until all is done: the sweep leaves the
+//! row alone as long as it lives.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+
+use super::database::{self, Shape, Strategy};
+use super::error::BranchError;
+use super::remove::Force;
+use super::rows::{self, Tip};
+use super::sql::{connect, run};
+use super::template::NEW_KEY;
+use super::{NewBranch, Stage, Told};
+use crate::branch::Branch;
+use crate::history::connect::{RecorderError, Server, bounded, sqlstate};
+use crate::history::recorder::{close, instance};
+use crate::history::{APPLICATION_NAME, name};
+
+/// Where one may be while the main database is copied. Not in template1, if it can be helped: everybody's CREATE DATABASE needs it.
+const ELSEWHERE: [&str; 2] = ["postgres", "template1"];
+
+/// How long transactions may take to end before FORCE ends them.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// How often it is looked who is there.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What is about the main database, or another one's sessions, is not the copy's.
+const PRUNE: &str = "TRUNCATE pggit.statements, pggit.branches, pggit.freezes, pggit.templates, pggit.prepared, pggit.intents, \
+     pggit.companion_key";
+
+/// Makes the branch's database. `main` has the branch's lock, and is given up for another connection that has it again at the end.
+/// On an error what was begun is taken back by the caller.
+pub(super) async fn copy(
+    server: &Server,
+    main: &mut PgConnection,
+    parent: &Branch,
+    new: &NewBranch,
+    (database, force): (&str, Force),
+    told: &Told<'_>,
+) -> Result<(), BranchError> {
+    if force == Force::No {
+        let sessions = rows::sessions(main, &parent.database).await?;
+        if !sessions.is_empty() {
+            return Err(BranchError::InUse { name: parent.name.clone(), sessions });
+        }
+    }
+    let shape = database::shape(main, &parent.database).await?;
+    let elsewhere = match ELSEWHERE.into_iter().find(|place| *place != server.main) {
+        Some(place) if parent.database == server.main => place,
+        Some(_) | None => server.main.as_str(),
+    };
+    let mut copier = connect(server, elsewhere).await?;
+    rows::copying(main, &new.name, pid_and_start(&mut copier).await?).await?;
+    // Whoever is in the database that is copied stands in the way, this one not excepted.
+    let again = std::mem::replace(main, connect(server, elsewhere).await?);
+    close(again).await;
+    told(Stage::Data);
+    if force == Force::Yes {
+        let waited = tokio::time::timeout(GRACE, transactions_end(main, &parent.database));
+        if let Ok(Err(error)) = waited.await {
+            return Err(error.into());
+        }
+    }
+    let copied = {
+        let mut creating = pin!(create(&mut copier, parent, database, &shape));
+        tokio::select! {
+            copied = &mut creating => copied,
+            // Cut short it would go on at the server, and nobody would know of the database: it is waited for in any case.
+            error = keep_out(main, &parent.database, force) => {
+                tracing::warn!(%error, "sessions cannot be ended");
+                creating.await
+            }
+        }
+    };
+    let lock = connect(server, &server.main).await;
+    close(std::mem::replace(main, lock?)).await;
+    rows::Lock::Branch(&new.name).take(main).await?;
+    copied?;
+    database::carry_over(main, &parent.database, database).await?;
+    let tip = make_own(server, database, &new.name).await?;
+    rows::finish(main, &new.name, tip).await?;
+    close(copier).await;
+    tracing::info!(branch = new.name, parent = parent.name, maker = instance(), "a branch with data is made");
+    Ok(())
+}
+
+/// With a reflink where server and file system can (PostgreSQL 18), else file by file.
+async fn create(copier: &mut PgConnection, parent: &Branch, database: &str, shape: &Shape) -> Result<(), BranchError> {
+    if shape.version >= 180_000 && run(copier, "SET file_copy_method = clone").await.is_ok() {
+        match database::create_from(copier, database, &parent.database, shape, Strategy::Files).await {
+            Err(BranchError::Server(RecorderError::Sql(error))) if is_of_the_files(&error) => {
+                run(copier, "RESET file_copy_method").await?;
+            }
+            done => return in_use(done, parent),
+        }
+    }
+    in_use(database::create_from(copier, database, &parent.database, shape, Strategy::Files).await, parent)
+}
+
+/// The file system cannot: `could not clone file`, as an error of the system's.
+fn is_of_the_files(error: &sqlx::Error) -> bool {
+    sqlstate(error).is_some_and(|code| code.starts_with("58") || code.starts_with("0A") || code.starts_with("XX"))
+}
+
+fn in_use(done: Result<(), BranchError>, parent: &Branch) -> Result<(), BranchError> {
+    match done {
+        Err(BranchError::Server(RecorderError::Sql(error))) if sqlstate(&error) == Some("55006") => {
+            let sessions = vec![RecorderError::from(error).to_string()];
+            Err(BranchError::InUse { name: parent.name.clone(), sessions })
+        }
+        done => done,
+    }
+}
+
+/// Returns when nobody has a transaction open there.
+async fn transactions_end(connection: &mut PgConnection, database: &str) -> Result<(), RecorderError> {
+    loop {
+        let open = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend' \
+             AND xact_start IS NOT NULL)",
+        );
+        if !bounded(open.bind(database).fetch_one(&mut *connection)).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Ends the recorder's sessions there, with FORCE everybody's, again and again; returns only with an error.
+async fn keep_out(connection: &mut PgConnection, database: &str, force: Force) -> RecorderError {
+    loop {
+        let end = sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = $1 AND backend_type = 'client backend' AND pid <> pg_backend_pid() \
+               AND ($3 OR usename = current_user AND application_name = $2)",
+        );
+        let end = end.bind(database).bind(APPLICATION_NAME).bind(force == Force::Yes);
+        if let Err(error) = bounded(end.execute(&mut *connection)).await {
+            return error;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Makes the copy a branch of its own: its name, its key, none of the main database's rows.
+async fn make_own(server: &Server, database: &str, branch: &str) -> Result<Tip, BranchError> {
+    let mut connection = connect(server, database).await?;
+    run(&mut connection, &format!("BEGIN; {PRUNE}; {NEW_KEY}; COMMIT")).await?;
+    let tip = sqlx::query_as("SELECT commit_id, commits FROM pggit.tip()");
+    let tip = bounded(tip.fetch_one(&mut connection)).await?;
+    name::settle(&mut connection, branch).await?;
+    close(connection).await;
+    Ok(tip)
+}
+
+async fn pid_and_start(connection: &mut PgConnection) -> Result<rows::Process, RecorderError> {
+    let own = sqlx::query_as("SELECT pid, backend_start AS start FROM pg_stat_activity WHERE pid = pg_backend_pid()");
+    bounded(own.fetch_one(connection)).await
+}
