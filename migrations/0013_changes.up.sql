@@ -36,6 +36,8 @@ CREATE TABLE pggit.change_requests (
     expires_at       timestamptz NOT NULL,
     -- How often the same statement was sent again since.
     repeated         integer NOT NULL DEFAULT 0,
+    -- Its client waited, and runs it: the key of that statement's row in pggit.statements.
+    run_id           uuid,
     decided_by       text,
     decided_at       timestamptz,
     reason           text,
@@ -49,7 +51,13 @@ COMMENT ON COLUMN pggit.change_requests.error IS 'Why it failed; or, of one that
 -- The same statement of the same author on the same branch is one request for as long as it is open.
 CREATE UNIQUE INDEX change_requests_open ON pggit.change_requests (branch, database, author, digest)
     WHERE status IN ('pending', 'approved');
+CREATE INDEX change_requests_run ON pggit.change_requests (run_id) WHERE run_id IS NOT NULL;
 CREATE INDEX change_requests_expiry ON pggit.change_requests (expires_at) WHERE status IN ('pending', 'approved');
+
+-- Clients wait for decisions.
+CREATE TRIGGER announce AFTER UPDATE ON pggit.change_requests
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION pggit.announce();
+ALTER TABLE pggit.change_requests ENABLE ALWAYS TRIGGER announce;
 
 -- Written in the transaction that applies a request: so it cannot be applied twice, whoever tries.
 CREATE TABLE pggit.applied_requests (
@@ -103,6 +111,26 @@ CREATE FUNCTION pggit.forget_expired() RETURNS bigint LANGUAGE sql VOLATILE SET 
     SELECT count(*) FROM done
 $$;
 
+-- The client that waited for this request runs it now, and nobody else does; false where that may not be.
+CREATE FUNCTION pggit.note_release(request bigint, run_id uuid) RETURNS boolean LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    WITH done AS (
+        UPDATE pggit.change_requests r SET run_id = note_release.run_id
+         WHERE r.number = note_release.request AND r.status = 'approved' AND r.run_id IS NULL AND r.expires_at > clock_timestamp()
+        RETURNING 1)
+    SELECT count(*) > 0 FROM done
+$$;
+
+-- What came of statements that clients ran after they had waited, from the statement log.
+CREATE FUNCTION pggit.note_runs(run_ids uuid[]) RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE pggit.change_requests r
+       SET status = CASE s.outcome WHEN 'applied' THEN 'applied' ELSE 'failed' END,
+           error = CASE s.outcome WHEN 'applied' THEN NULL WHEN 'rolled_back' THEN 'it was rolled back'
+                                  WHEN 'unknown' THEN 'the connection ended before the outcome was seen' ELSE s.error END,
+           applied_by = r.author, applied_at = clock_timestamp()
+      FROM pggit.statements s
+     WHERE r.run_id = ANY (note_runs.run_ids) AND s.id = r.run_id AND r.status IN ('approved', 'expired')
+$$;
+
 -- What the search_path of a new session of this role is in this database.
 CREATE FUNCTION pggit.search_path_of(role_name text) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(
@@ -135,8 +163,8 @@ BEGIN
         REVOKE SELECT ON pggit.change_requests FROM pggit_reader;
         GRANT SELECT (number, id, session_id, branch, database, author, application_name, client_addr, client_port, rule, command_tag,
                       class, objects, transactional, sql, settings, base_commit, proxy, status, created_at, expires_at, repeated,
-                      decided_by, decided_at, reason, applied_by, applied_at, error) ON pggit.change_requests TO pggit_reader;
-        REVOKE ALL ON FUNCTION pggit.note_author(uuid, text, text, text, text), pggit.forget_expired(),
+                      run_id, decided_by, decided_at, reason, applied_by, applied_at, error) ON pggit.change_requests TO pggit_reader;
+        REVOKE ALL ON FUNCTION pggit.note_author(uuid, text, text, text, text), pggit.forget_expired(), pggit.note_release(bigint, uuid), pggit.note_runs(uuid[]),
             pggit.note_request(uuid, uuid, text, text, text, text, inet, integer, text, text, text, text[], boolean, text, jsonb, uuid,
                                text, interval) FROM pggit_reader;
     END IF;

@@ -170,6 +170,8 @@ pub struct ChangeRequest {
     pub application_name: String,
     /// How long it may wait.
     pub expires: Duration,
+    /// How long its client waits for the decision.
+    pub wait: Option<Duration>,
 }
 
 /// What came of writing change requests.
@@ -177,6 +179,12 @@ pub struct ChangeRequest {
 pub enum Enqueued {
     /// Their numbers, in the order of the statements.
     Waiting(Vec<i64>),
+    /// The client waited, and it was approved: the statement may go on, and nobody else applies it.
+    Released,
+    /// The client waited, and it is not to be run: its number, and why.
+    Closed(i64, String),
+    /// The client waited until it cancelled the statement.
+    Cancelled(i64),
     /// Why they could not be written.
     Failed(String),
 }

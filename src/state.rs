@@ -163,6 +163,8 @@ pub struct Client {
     /// Bytes to the client so far.
     pub bytes_out: AtomicU64,
     killed: AtomicBool,
+    /// Whether its statement waits for a decision, and was cancelled meanwhile.
+    decision: AtomicU8,
     /// The session task's waker.
     pub waker: AtomicWaker,
 }
@@ -217,6 +219,7 @@ impl Clients {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             killed: AtomicBool::new(false),
+            decision: AtomicU8::new(NO_DECISION),
             waker: AtomicWaker::new(),
         });
         self.lock().insert(client.id, client.clone());
@@ -277,7 +280,33 @@ impl Clients {
     }
 }
 
+/// [`Client`]'s statement waits for no decision.
+const NO_DECISION: u8 = 0;
+/// It does.
+const AWAITED: u8 = 1;
+/// It did, and was cancelled.
+const CANCELLED: u8 = 2;
+
 impl Client {
+    /// Its statement waits for a decision from now on, or does so no longer.
+    pub fn await_decision(&self, waits: bool) {
+        self.decision.store(if waits { AWAITED } else { NO_DECISION }, Ordering::Release);
+    }
+
+    /// Cancels the statement where it waits for a decision; false where it does not.
+    pub fn cancel_waiting(&self) -> bool {
+        let waits = self.decision.compare_exchange(AWAITED, CANCELLED, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if waits {
+            self.waker.wake();
+        }
+        waits
+    }
+
+    /// Whether the statement that waits was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.decision.load(Ordering::Acquire) == CANCELLED
+    }
+
     /// Whether `KILL` named this client.
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Acquire)

@@ -528,3 +528,124 @@ fn a_change_waits_for_its_branch_in_another_database() {
         assert_eq!(status, "applied");
     }
 }
+
+/// Sends it, and returns when its client waits for the decision on this request.
+fn wait_with(r: &Repository, client: &mut Wire, bytes: &[u8], number: i64) {
+    client.send(bytes);
+    let open = format!("select count(*) from pggit.change_requests where number = {number} and status = 'pending'");
+    assert!(eventually(PATIENCE, || r.sql(&open) == "1"), "no request {number}");
+    let waits = || r.proxy.control("SHOW CLIENTS state WHERE state = 'waiting'") == "waiting";
+    assert!(eventually(PATIENCE, waits), "the client does not wait");
+}
+
+fn each_waiting(test: impl Fn(&Repository)) {
+    each(&format!("{RULE}wait = \"10min\"\n"), test);
+}
+
+#[test]
+fn a_client_that_waits_goes_on_when_it_is_approved() {
+    each_waiting(|r| {
+        let mut client = r.client();
+        wait_with(r, &mut client, &query("create table a ()"), 1);
+        r.proxy.control("APPROVE CHANGE 1");
+        assert_eq!(tags(&client.read_until_ready()), "CZ");
+        assert!(r.has("a"));
+        let row = "select status, applied_by, applied_at is not null from pggit.change_requests where number = 1";
+        assert!(eventually(PATIENCE, || r.sql(row) == "applied|postgres|t"), "{}", r.sql(row));
+        let logged = "select s.verdict, s.rule, s.outcome from pggit.statements s join pggit.change_requests q on q.run_id = s.id";
+        assert_eq!(r.sql(logged), "queue|ask|applied");
+        assert_eq!(
+            r.sql("select count(*) from pggit.history where object_name = 'a' and captured_by = 'trigger'"),
+            "1"
+        );
+        assert!(r.control_error("APPLY CHANGE 1").contains("is applied"));
+        // In a transaction, prepared, and what cannot run in one. What is sent meanwhile waits behind it.
+        client.rows("begin");
+        let pipelined = [extended("create table b ()", &[]), query("select 7")].concat();
+        wait_with(r, &mut client, &pipelined, 2);
+        r.proxy.control("APPROVE CHANGE 2");
+        assert_eq!(tags(&client.read_until_ready()), "12nCZ");
+        assert_eq!(tags(&client.read_until_ready()), "TDCZ");
+        assert_eq!(r.sql("select status from pggit.change_requests where number = 2"), "approved", "it may roll back");
+        assert!(r.control_error("APPLY CHANGE 2").contains("55006"), "its client is at it");
+        client.rows("commit");
+        assert!(r.has("b"));
+        r.sql("create table c (i int)");
+        wait_with(r, &mut client, &query("create index concurrently i on c (i)"), 3);
+        r.proxy.control("APPROVE CHANGE 3");
+        assert_eq!(tags(&client.read_until_ready()), "CZ");
+        assert_eq!(r.sql("select count(*) from pggit.intents i join pggit.change_requests q on q.run_id = i.id"), "1");
+        // It may fail at the server.
+        wait_with(r, &mut client, &query("create table a ()"), 4);
+        r.proxy.control("APPROVE CHANGE 4");
+        assert!(said(&client.read_until_ready()).starts_with("42P07"));
+        let failed = "select status, error from pggit.change_requests where number = 4";
+        assert!(eventually(PATIENCE, || r.sql(failed) == "failed|relation \"a\" already exists"), "{}", r.sql(failed));
+    });
+}
+
+#[test]
+fn a_client_that_waits_is_told_of_every_other_end() {
+    each_waiting(|r| {
+        let mut client = r.client();
+        wait_with(r, &mut client, &query("create table a ()"), 1);
+        r.proxy.control("REJECT CHANGE 1 BECAUSE 'not today'");
+        assert_eq!(
+            said(&client.read_until_ready()),
+            "PG002 change request 1: CREATE TABLE was rejected by admin: not today"
+        );
+        wait_with(r, &mut client, &query("create table a ()"), 2);
+        r.sql("update pggit.change_requests set expires_at = clock_timestamp() where number = 2");
+        assert_eq!(said(&client.read_until_ready()), "PG002 change request 2: CREATE TABLE is expired");
+        // A cancel request reaches the statement although it is at no server.
+        wait_with(r, &mut client, &query("create table a ()"), 3);
+        let (pid, secret) = client.key();
+        Wire::open(r.proxy.clients).send(&support::wire::cancel(pid, &secret));
+        let error = said(&client.read_until_ready());
+        assert_eq!(error, "57014 canceling statement due to user request");
+        assert_eq!(client.value("select 1"), "1");
+        // A client that leaves, or is killed, leaves the request in the queue.
+        wait_with(r, &mut client, &query("create table a ()"), 3);
+        drop(client);
+        assert!(eventually(PATIENCE, || r.proxy.control("SHOW CLIENTS id").is_empty()), "it is still there");
+        client = r.client();
+        wait_with(r, &mut client, &query("create table a ()"), 3);
+        let id = r.proxy.control("SHOW CLIENTS id");
+        r.proxy.control(&format!("KILL {id}"));
+        assert!(said(&client.read_to_end()).starts_with("57P01"));
+        assert_eq!(r.sql("select status, repeated from pggit.change_requests where number = 3"), "pending|2");
+        // Nobody waits any more: it is applied as any other.
+        r.apply(3);
+        assert!(r.has("a"));
+    });
+}
+
+#[test]
+fn a_process_that_ends_does_not_wait_for_decisions() {
+    for version in versions() {
+        let mut r = Repository::new(version, &format!("{RULE}wait = \"10min\"\n"));
+        let mut client = r.client();
+        wait_with(&r, &mut client, &query("create table a ()"), 1);
+        r.proxy.control("SHUTDOWN");
+        let answers = client.read_to_end();
+        assert!(said(&answers).starts_with("PG002 change request 1: CREATE TABLE waits"), "{answers:?}");
+        assert_eq!(answers.last().unwrap().field(b'C').unwrap(), "57P01");
+        assert!(r.proxy.wait_exit(PATIENCE).is_some_and(|status| status.success()));
+        assert_eq!(r.sql("select status from pggit.change_requests"), "pending");
+    }
+}
+
+#[test]
+fn a_client_waits_no_longer_than_the_rule_says() {
+    each(&format!("{RULE}wait = \"1s\"\n"), |r| {
+        let mut client = r.client();
+        assert_eq!(
+            said(&client.ask(&query("create table a ()"))),
+            "PG002 change request 1: CREATE TABLE waits for approval"
+        );
+        assert_eq!(r.sql("select status from pggit.change_requests"), "pending");
+        // Several of one text do not wait.
+        let several = client.ask(&query("create table b (); create table c ()"));
+        assert!(said(&several).starts_with("PG002 change request 2:"));
+    });
+}

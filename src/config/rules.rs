@@ -12,6 +12,9 @@ use crate::sql::Class;
 /// A change request may wait for so long.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// A client may wait for so long.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
 /// Reads the rules in their order; a rule with a problem is left out, the problem stands in the reader.
 pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
@@ -34,8 +37,10 @@ pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
         let action = action.map_or(Action::Refuse, |placed| placed.value);
         let queues = matches!(action, Action::Queue(_));
         let expires = section.duration("expires", Queueing::EXPIRES, Duration::from_secs(1)..=LONGEST);
-        if section.has("expires") && !queues {
-            section.problem(&span, "`expires` is for rules with `action` = \"queue\"");
+        let wait = section.duration("wait", Duration::ZERO, Duration::ZERO..=LONGEST_WAIT);
+        let wait = (!wait.is_zero()).then_some(wait);
+        if (section.has("expires") || section.has("wait")) && !queues {
+            section.problem(&span, "`expires` and `wait` are for rules with `action` = \"queue\"");
         }
         let rule = Rule {
             name: name.map(|name| name.value).unwrap_or_default(),
@@ -46,7 +51,7 @@ pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
             class: read_classes(&mut section),
             tag: section.parsed("tag", any_case_glob).map(|placed| placed.value),
             object: section.parsed("object", ObjectPattern::new).map(|placed| placed.value),
-            action: if queues { Action::Queue(Queueing { expires }) } else { action },
+            action: if queues { Action::Queue(Queueing { expires, wait }) } else { action },
             message: section.text("message").map(|placed| placed.value),
             hint: section.text("hint").map(|placed| placed.value),
         };
@@ -62,7 +67,7 @@ fn read_action(text: &str) -> Result<Action, String> {
             "`action` = \"{text}\" is not available in this version; use \"allow\", \"refuse\" or \"queue\""
         )),
         _ => {
-            let queue = Action::Queue(Queueing { expires: Queueing::EXPIRES });
+            let queue = Action::Queue(Queueing { expires: Queueing::EXPIRES, wait: None });
             pick("action", text, &[("allow", Action::Allow), ("refuse", Action::Refuse), ("queue", queue)])
         }
     }

@@ -210,6 +210,7 @@ columns! {
         "object" Text "glob on schema.name",
         "action" Text "`allow`, `refuse` or `queue`",
         "expires" Text "how long a change request may wait; NULL: the rule does not queue",
+        "wait" Text "how long clients wait for the decision; NULL: not at all",
         "message" Text "the error's message, instead of the standard one",
         "hint" Text "the error's hint, instead of the standard one",;
     HEALTH:

@@ -60,6 +60,8 @@ struct Request {
     base_commit: Option<Uuid>,
     status: String,
     decided_by: Option<String>,
+    /// Its client waited, and runs it.
+    run_id: Option<Uuid>,
 }
 
 /// What came of one try.
@@ -126,7 +128,7 @@ async fn lock(main: &mut PgConnection, number: i64) -> Result<Request, ChangeErr
     bounded(sqlx::raw_sql(begin).execute(&mut *main)).await?;
     let row = sqlx::query_as::<_, Request>(
         "SELECT number, id, session_id, branch, database, author, application_name, client_addr, client_port, \
-         transactional, exact_sql, settings, base_commit, status, decided_by \
+         transactional, exact_sql, settings, base_commit, status, decided_by, run_id \
          FROM pggit.change_requests WHERE number = $1 FOR UPDATE NOWAIT",
     );
     let row = match bounded(row.bind(number).fetch_optional(main)).await {
@@ -135,6 +137,7 @@ async fn lock(main: &mut PgConnection, number: i64) -> Result<Request, ChangeErr
     };
     match row {
         None => Err(ChangeError::Unknown(number)),
+        Some(request) if request.status == "approved" && request.run_id.is_some() => Err(ChangeError::Busy(number)),
         Some(request) if request.status == "approved" => Ok(request),
         Some(request) => Err(ChangeError::Status { number, status: request.status }),
     }

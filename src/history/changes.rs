@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::connect::{RecorderError, Server, bounded};
 use super::recorder::{close, instance};
 use super::store::{self, storable};
-use super::{History, Rows, tables};
+use super::{History, Inner, Rows, tables};
 use crate::change::{ChangeRequest, Enqueued};
 
 /// Columns of `SHOW CHANGES`.
@@ -89,6 +89,26 @@ impl History {
         }
     }
 
+    /// Waits until a request is decided on, at most `wait`. Approved, it is released to the statement with the key `run`.
+    /// Cancel safe: what was released and not told becomes `failed` or expires.
+    pub async fn await_decision(&self, number: i64, run: Uuid, wait: Duration) -> Enqueued {
+        let Some(inner) = self.inner() else { return Enqueued::Failed(RecorderError::NotRunning.to_string()) };
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut rounds = inner.known.rounds();
+        loop {
+            match decision(inner, number, run).await {
+                Ok(Some(answer)) => return answer,
+                Ok(None) => {}
+                // The server may come back in time.
+                Err(error) => tracing::warn!(number, %error, "a decision cannot be looked for"),
+            }
+            match tokio::time::timeout_at(deadline, rounds.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Enqueued::Waiting(vec![number]),
+            }
+        }
+    }
+
     /// The newest rows of `pggit.change_requests`, newest first; at most 10,000.
     pub async fn changes(&self, limit: u32) -> anyhow::Result<Rows> {
         let inner = self.running()?;
@@ -117,6 +137,36 @@ impl History {
         close(connection).await;
         decided
     }
+}
+
+/// What became of a request that somebody waits for; `None` while it is open.
+async fn decision(inner: &Inner, number: i64, run: Uuid) -> Result<Option<Enqueued>, RecorderError> {
+    let _reader = inner.readers.acquire().await.map_err(|_| RecorderError::NotRunning)?;
+    let mut connection = inner.server.connect(&inner.server.main).await?;
+    let look = sqlx::query_as::<_, (String, Option<String>, Option<String>, Option<String>)>(
+        "SELECT status, decided_by, reason, error FROM pggit.change_requests WHERE number = $1",
+    );
+    let row = bounded(look.bind(number).fetch_optional(&mut connection)).await?;
+    let closed = |why: String| Some(Enqueued::Closed(number, why));
+    let answer = match row {
+        None => closed("is gone".to_owned()),
+        Some((status, by, reason, error)) => match status.as_str() {
+            "pending" => None,
+            "approved" => {
+                let release = sqlx::query_scalar::<_, bool>("SELECT pggit.note_release($1, $2)").bind(number).bind(run);
+                bounded(release.fetch_one(&mut connection)).await?.then_some(Enqueued::Released)
+            }
+            "rejected" => closed(format!(
+                "was rejected by {}: {}",
+                by.as_deref().unwrap_or_default(),
+                reason.as_deref().unwrap_or_default()
+            )),
+            "failed" => closed(format!("failed: {}", error.as_deref().unwrap_or_default())),
+            status => closed(format!("is {status}")),
+        },
+    };
+    close(connection).await;
+    Ok(answer)
 }
 
 async fn write(server: &Server, requests: &[ChangeRequest]) -> Result<Vec<i64>, RecorderError> {
@@ -201,7 +251,7 @@ async fn decide(
     let own = self_approval || matches!(decision, Decision::Reject(_));
     let update = sqlx::query(
         "UPDATE pggit.change_requests SET status = $2, decided_by = $3, decided_at = clock_timestamp(), reason = $4 \
-         WHERE number = $1 AND status = ANY ($5) AND (author <> $3 OR $6)",
+         WHERE number = $1 AND status = ANY ($5) AND run_id IS NULL AND (author <> $3 OR $6)",
     )
     .bind(number)
     .bind(status)
@@ -215,11 +265,13 @@ async fn decide(
         Err(error) if error.sqlstate() == Some("55P03") => return Err(ChangeError::Busy(number)),
         Err(error) => return Err(error.into()),
     }
-    let look =
-        sqlx::query_as::<_, (String, String)>("SELECT status, author FROM pggit.change_requests WHERE number = $1");
+    let look = sqlx::query_as::<_, (String, String, bool)>(
+        "SELECT status, author, run_id IS NOT NULL FROM pggit.change_requests WHERE number = $1",
+    );
     Err(match bounded(look.bind(number).fetch_optional(connection)).await? {
         None => ChangeError::Unknown(number),
-        Some((status, author)) if from.contains(&status.as_str()) => ChangeError::OwnChange { number, author },
-        Some((status, _)) => ChangeError::Status { number, status },
+        Some((_, _, true)) => ChangeError::Busy(number),
+        Some((status, author, false)) if from.contains(&status.as_str()) => ChangeError::OwnChange { number, author },
+        Some((status, _, false)) => ChangeError::Status { number, status },
     })
 }

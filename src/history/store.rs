@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::Rows;
 use super::connect::{RecorderError, bounded};
 use crate::branch::{Branch, Origin};
-use crate::change::StatementFact;
+use crate::change::{Outcome, StatementFact, VerdictKind};
 use crate::policy::Freeze;
 
 /// Columns of `SHOW HISTORY`.
@@ -78,7 +78,13 @@ pub(super) async fn insert_facts(
     .bind(starts)
     .bind(durations)
     .bind(proxy);
-    bounded(insert.execute(connection)).await.map(drop)
+    bounded(insert.execute(&mut *connection)).await?;
+    let ran = |f: &&Arc<StatementFact>| f.verdict == VerdictKind::Queue && f.outcome != Outcome::Queued;
+    let runs: Vec<Uuid> = facts.iter().filter(ran).map(|f| f.id).collect();
+    if !runs.is_empty() {
+        bounded(sqlx::query("SELECT pggit.note_runs($1)").bind(runs).execute(connection)).await?;
+    }
+    Ok(())
 }
 
 /// Reads branches and freezes in one snapshot.

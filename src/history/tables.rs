@@ -30,6 +30,8 @@ pub(super) struct Known {
     pub redeclare: Notify,
     /// Whether the tables were read at all, and everybody knows what they say.
     read: watch::Sender<bool>,
+    /// How often the tables were looked at: whoever waits for a decision looks again then.
+    rounds: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -104,6 +106,11 @@ impl Known {
     /// Returns once [`Self::is_read`]. Cancel safe.
     pub async fn first_read(&self) {
         let _ = self.read.subscribe().wait_for(|read| *read).await;
+    }
+
+    /// Changes when something in the main database may have.
+    pub fn rounds(&self) -> watch::Receiver<u64> {
+        self.rounds.subscribe()
     }
 
     fn to_declare(&self) -> Option<Vec<Arc<Branch>>> {
@@ -188,7 +195,9 @@ async fn round(inner: &Inner, listener: &mut PgListener) -> Result<(), RecorderE
     let tables = store::read_tables(&mut *listener).await?;
     inner.take_over(ticket, tables);
     super::intents::settle_prepared(&mut *listener).await?;
-    super::changes::forget_expired(&mut *listener).await
+    super::changes::forget_expired(&mut *listener).await?;
+    inner.known.rounds.send_modify(|rounds| *rounds += 1);
+    Ok(())
 }
 
 /// An error for an operator, with what to do where that is known.

@@ -193,7 +193,7 @@ fn branch_condition_needs_a_branch() {
 }
 
 fn queueing() -> Action {
-    Action::Queue(Queueing { expires: Queueing::EXPIRES })
+    Action::Queue(Queueing { expires: Queueing::EXPIRES, wait: None })
 }
 
 fn queues(policy: &Policy, statement: &Statement) -> bool {

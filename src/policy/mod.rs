@@ -35,6 +35,8 @@ pub enum Action {
 pub struct Queueing {
     /// How long a request may wait to be approved and applied.
     pub expires: Duration,
+    /// How long the client waits for the decision; `None`: it is told the number at once.
+    pub wait: Option<Duration>,
 }
 
 impl Queueing {
@@ -160,7 +162,7 @@ pub struct Policy {
 
 impl Rule {
     /// The columns of [`Rule::describe`], as the configuration names them.
-    pub const FIELDS: [&'static str; 12] = [
+    pub const FIELDS: [&'static str; 13] = [
         "name",
         "branch",
         "user",
@@ -171,12 +173,13 @@ impl Rule {
         "object",
         "action",
         "expires",
+        "wait",
         "message",
         "hint",
     ];
 
     /// The rule's values in the order of [`Rule::FIELDS`]; `None` for an absent condition.
-    pub fn describe(&self) -> [Option<String>; 12] {
+    pub fn describe(&self) -> [Option<String>; 13] {
         let glob = |glob: &Option<GlobMatcher>| glob.as_ref().map(|glob| glob.glob().glob().to_owned());
         let list = |words: Vec<String>| if words.is_empty() { None } else { Some(words.join(", ")) };
         [
@@ -191,6 +194,10 @@ impl Rule {
             Some(self.action.as_str().to_owned()),
             match self.action {
                 Action::Queue(queueing) => Some(format!("{}s", queueing.expires.as_secs())),
+                Action::Allow | Action::Refuse => None,
+            },
+            match self.action {
+                Action::Queue(queueing) => queueing.wait.map(|wait| format!("{}s", wait.as_secs())),
                 Action::Allow | Action::Refuse => None,
             },
             self.message.clone(),

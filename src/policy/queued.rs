@@ -44,6 +44,26 @@ impl Queued {
         }
     }
 
+    /// The error of a client that waited for the decision in vain.
+    pub fn closed(&self, number: i64, why: &str) -> Refusal {
+        Refusal {
+            message: format!("change request {number}: {} {why}", self.what),
+            hint: Some("Nothing was run. Sent again it is a new change request.".to_owned()),
+            ..self.refusal(&[number])
+        }
+    }
+
+    /// The error of a client that cancelled it while it waited.
+    pub fn cancelled(&self, number: i64) -> Refusal {
+        Refusal {
+            sqlstate: "57014",
+            message: "canceling statement due to user request".to_owned(),
+            detail: Some(format!("{} Change request {number} stays.", self.detail)),
+            hint: None,
+            rule: Some(self.rule.clone()),
+        }
+    }
+
     /// The error where the statement cannot become a change request, and so cannot be run at all.
     pub fn impossible(&self, because: &str) -> Refusal {
         Refusal {

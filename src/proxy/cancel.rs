@@ -7,11 +7,13 @@ use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::upstream::Address;
+use crate::state::Client;
 use crate::wire::startup::cancel_request;
 
 /// Where a session's cancel requests go.
-#[derive(Debug)]
 pub(super) struct Target {
+    /// The session: its statement may wait here, and not be at the server at all.
+    pub place: Arc<Client>,
     pub address: Address,
     /// The server's own key.
     pub pid: u32,

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::Sleep;
 use uuid::Uuid;
@@ -64,7 +64,13 @@ enum Wait {
     /// Whether the intent of the statement at the front is written.
     Intent(Pin<Box<dyn Future<Output = Intended> + Send>>),
     /// Whether the change requests of the statements at the front are written.
-    Requests(Pin<Box<dyn Future<Output = Enqueued> + Send>>),
+    Requests {
+        answer: Pin<Box<dyn Future<Output = Enqueued> + Send>>,
+        /// Its key, and how long its client waits for the decision.
+        waits: Option<(Uuid, Duration)>,
+    },
+    /// Whether the statement at the front was approved.
+    Decision { number: i64, answer: Pin<Box<dyn Future<Output = Enqueued> + Send>> },
     /// The server's answers to what came before the statement at the front.
     Answers,
     /// Room in the statement log.
@@ -227,10 +233,25 @@ impl Drive<'_> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(answer) => self.session.intent_answered(answer),
             },
-            Some(Wait::Requests(answer)) => match answer.as_mut().poll(cx) {
+            Some(Wait::Requests { answer, waits }) => match answer.as_mut().poll(cx) {
                 Poll::Pending => return Ok(false),
-                Poll::Ready(answer) => self.session.requests_answered(answer),
+                Poll::Ready(answer) => match (&answer, *waits) {
+                    (Enqueued::Waiting(numbers), Some((run, wait))) => {
+                        let number = numbers.first().copied().unwrap_or_default();
+                        self.wait = Some(self.await_decision(number, run, wait));
+                        return Ok(true);
+                    }
+                    _ => self.session.requests_answered(answer),
+                },
             },
+            Some(Wait::Decision { .. }) => {
+                let Some(Wait::Decision { number, mut answer }) = self.wait.take() else { return Ok(false) };
+                let Some(decided) = self.poll_decision(number, &mut answer, cx) else {
+                    self.wait = Some(Wait::Decision { number, answer });
+                    return Ok(false);
+                };
+                self.session.requests_answered(decided);
+            }
             Some(Wait::Answers) => {
                 if self.session.awaits_answers() && self.server.reads {
                     return Ok(false);
@@ -374,7 +395,8 @@ impl Drive<'_> {
         if let Some(wait) = self.wait.take() {
             match wait {
                 Wait::Log(room) => room.await,
-                Wait::Recorder(_) | Wait::Intent(_) | Wait::Requests(_) | Wait::Answers => {}
+                Wait::Recorder(_) | Wait::Intent(_) | Wait::Requests { .. } | Wait::Decision { .. } | Wait::Answers => {
+                }
             }
         }
         if self.counted {

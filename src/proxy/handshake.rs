@@ -91,7 +91,9 @@ pub(super) async fn run(
         Some(Ok(First::Cancel { pid, secret })) => {
             metrics.connection(Connection::Cancel);
             // A key that is nobody's gets the same answer: none.
-            if let Some(target) = relay.cancels.find(pid, &secret) {
+            if let Some(target) = relay.cancels.find(pid, &secret)
+                && !target.place.cancel_waiting()
+            {
                 // A server that hangs must not keep us waiting with it.
                 tokio::time::timeout(target.address.timeout(), Box::pin(target.cancel())).await??;
             }

@@ -10,7 +10,7 @@ use super::prepared::{Prepared, Text};
 use super::queue::{self, Held, Kept};
 use super::transaction::{Part, Step};
 use super::{Batch, Effects, Env, Next, Rest, Session};
-use crate::change::{Means, Told, VerdictKind};
+use crate::change::{Means, Told};
 use crate::policy::{Interest, Refusal, Verdict};
 use crate::sql::{Class, Classified, Classifier, Statement, unread};
 use crate::wire::frame::{self, BadLength, HEADER, Head, cstr};
@@ -184,8 +184,8 @@ impl Session {
                 Ok(Some(Ruling { rule, means })) => {
                     let ruled = Ruled { statement, sql, rule };
                     let mut step = self.step(&ruled, frame.env);
-                    if step.fact.is_some() {
-                        fx.verdicts.push(VerdictKind::Allow);
+                    if let Some(fact) = &step.fact {
+                        fx.verdicts.push(fact.verdict);
                     }
                     if steps.is_empty() && !step.matters() {
                         plain += 1;
@@ -219,6 +219,7 @@ impl Session {
                             let Some(first) = kept.next() else { return Judged::Pass };
                             match self.hold(&queued, &first, kept, frame.env, fx) {
                                 Held::Ask => return Judged::Ask,
+                                Held::Again => return self.script(frame, statements, text, fx),
                                 Held::Settle(flush) => return Judged::Settle(flush),
                                 Held::Ignored => return self.owe(Kind::Query, class, frame, None),
                                 Held::Refuse(refusal, request) => (refusal, request),
@@ -408,6 +409,7 @@ impl Session {
                     let kept = Kept { statement: &known.statement, sql, is_first: false };
                     match self.hold(&queued, &kept, std::iter::empty(), frame.env, fx) {
                         Held::Ask => return Judged::Ask,
+                        Held::Again => return self.execute(frame, fx),
                         Held::Settle(flush) => return Judged::Settle(flush),
                         Held::Ignored => return self.owe(Kind::Execute, class, frame, None),
                         Held::Refuse(refusal, request) => Err((refusal, request)),

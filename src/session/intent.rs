@@ -97,7 +97,7 @@ impl Session {
 
     fn intent_of(&self, statement: &Statement, sql: &[u8], env: &Env<'_>) -> Intent {
         Intent {
-            id: (env.new_id)(),
+            id: self.queue.released(statement).map_or_else(env.new_id, |(_, id)| id),
             session: self.facts.clone(),
             tag: statement.tag,
             class: statement.class,

@@ -49,7 +49,10 @@ impl Session {
         }
         let rule = match env.policy.judge(&self.who(), statement) {
             Verdict::Refuse(refusal) => return Err(refusal.into()),
-            Verdict::Queue(queued) => return Err(No::Queue(Box::new(queued))),
+            Verdict::Queue(queued) => match self.queue.released(statement) {
+                Some((rule, _)) => Some(rule.to_owned()),
+                None => return Err(No::Queue(Box::new(queued))),
+            },
             Verdict::Allow(rule) => rule,
         };
         if !is_logged(statement) || statement.temporary || self.transaction.status == b'E' {
@@ -86,13 +89,17 @@ impl Session {
         fx: &mut Effects,
     ) -> Refused {
         self.answer = None;
-        let (verdict, outcome) = if refusal.sqlstate == QUEUED {
+        let released = self.queue.released(statement).map(|(_, id)| id);
+        let (verdict, outcome) = if released.is_some() {
+            // It was approved, and something else says no.
+            (VerdictKind::Queue, Outcome::Refused)
+        } else if refusal.sqlstate == QUEUED {
             (VerdictKind::Queue, Outcome::Queued)
         } else {
             (VerdictKind::Refuse, Outcome::Refused)
         };
         let mut fact = self.fact(&Ruled { statement, sql, rule: refusal.rule.clone() }, env);
-        if let Some(id) = request {
+        if let Some(id) = request.or(released) {
             fact.id = id;
         }
         fact.verdict = verdict;
@@ -107,7 +114,14 @@ impl Session {
 
     pub(super) fn step(&mut self, ruled: &Ruled<'_>, env: &Env<'_>) -> Step {
         let intent = self.intent.take_written();
-        let mut fact = is_logged(ruled.statement).then(|| Box::new(self.fact(ruled, env)));
+        let released = self.queue.released(ruled.statement).map(|(rule, id)| (rule.to_owned(), id));
+        let logged = released.is_some() || is_logged(ruled.statement);
+        let mut fact = logged.then(|| Box::new(self.fact(ruled, env)));
+        if let (Some(fact), Some((rule, id))) = (&mut fact, released) {
+            fact.id = id;
+            fact.rule = Some(rule);
+            fact.verdict = VerdictKind::Queue;
+        }
         if let (Some(fact), Some(id)) = (&mut fact, intent) {
             fact.id = id;
         }

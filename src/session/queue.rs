@@ -48,9 +48,23 @@ pub(super) enum Front {
     /// The requests are on their way to the recorder; the first one's key.
     Asked(Uuid),
     Answered(Uuid, Enqueued),
+    /// It was approved while its client waited, and may pass; with its place in the text.
+    Released {
+        id: Uuid,
+        at: usize,
+        rule: String,
+    },
 }
 
 impl Front {
+    /// The rule's name and the key for the statement's row in the log, where it is this one that was approved.
+    pub fn released(&self, statement: &Statement) -> Option<(&str, Uuid)> {
+        match self {
+            Self::Released { id, at, rule } if *at == statement.range.start => Some((rule, *id)),
+            Self::Released { .. } | Self::None | Self::Settling | Self::Asked(_) | Self::Answered(..) => None,
+        }
+    }
+
     /// The frame at the front is through: an answer that nobody took (the rules have changed) is no other statement's.
     #[inline]
     pub fn passed(&mut self) {
@@ -66,6 +80,8 @@ pub(super) enum Held {
     Settle(Vec<u8>),
     /// The recorder has to be asked.
     Ask,
+    /// It was approved: judge it again.
+    Again,
     /// The server will not run it anyway.
     Ignored,
     /// Substitute it; the key of its row in the statement log, where it became a request.
@@ -94,10 +110,20 @@ impl Session {
             Front::Answered(id, Enqueued::Waiting(numbers)) => {
                 return Held::Refuse(queued.refusal(&numbers), Some(id));
             }
+            Front::Answered(id, Enqueued::Released) => {
+                self.queue = Front::Released { id, at: kept.statement.range.start, rule: queued.rule.clone() };
+                return Held::Again;
+            }
+            Front::Answered(id, Enqueued::Closed(number, why)) => {
+                return Held::Refuse(queued.closed(number, &why), Some(id));
+            }
+            Front::Answered(id, Enqueued::Cancelled(number)) => {
+                return Held::Refuse(queued.cancelled(number), Some(id));
+            }
             Front::Answered(_, Enqueued::Failed(reason)) => {
                 return Held::Refuse(unrecordable(kept.statement, reason), None);
             }
-            Front::None | Front::Settling | Front::Asked(_) => {}
+            Front::None | Front::Settling | Front::Asked(_) | Front::Released { .. } => {}
         }
         if self.ledger.ignores_all() {
             return Held::Ignored;
@@ -127,6 +153,9 @@ impl Session {
                 Ok(request) => requests.push(request),
                 Err(refusal) => return Held::Refuse(refusal, None),
             }
+        }
+        if let [one] = requests.as_mut_slice() {
+            one.wait = queued.queueing.wait;
         }
         self.queue = Front::Asked(id);
         fx.requests = requests;
@@ -175,6 +204,7 @@ impl Session {
             settings: self.settings.known(),
             application_name: self.application.clone(),
             expires: queued.queueing.expires,
+            wait: None,
         })
     }
 }

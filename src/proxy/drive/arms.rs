@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncWrite, ReadBuf};
 
-use super::{Arm, Drive, End, MAX_BEFORE_LOGIN, MAX_OWED, is_farewell};
+use super::{Arm, Drive, End, MAX_BEFORE_LOGIN, MAX_OWED, Wait, is_farewell};
 use crate::proxy::buffers;
 use crate::proxy::transport::Socket;
 use crate::wire::pipe::Pipe;
@@ -26,7 +26,9 @@ enum Read {
 
 impl Drive<'_> {
     pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.wait.is_some() || self.session.owed() > MAX_OWED || self.unheard {
+        // Whoever waits for a decision, perhaps for long, is read so that it is noticed when it leaves.
+        let waits = matches!(self.wait, Some(Wait::Decision { .. })) && self.up.incoming().len() < self.max_buffer;
+        if (self.wait.is_some() && !waits) || self.session.owed() > MAX_OWED || self.unheard {
             return Ok(false);
         }
         let held = self.is_held();
@@ -38,6 +40,9 @@ impl Drive<'_> {
             Read::Bytes(n) => {
                 self.place.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
                 self.relay.shared.metrics.bytes(n as u64, 0);
+                if waits {
+                    return Ok(true);
+                }
                 // Who has left goes, also while it is held; what else it says is not looked at.
                 self.unheard = held && !self.up.incoming().starts_with(TERMINATE);
                 if !self.unheard {

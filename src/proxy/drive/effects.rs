@@ -1,9 +1,13 @@
 //! What the session's facts do outside: metrics, the statement log, what `SHOW CLIENTS` shows.
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::task::Context;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use uuid::Uuid;
 
 use super::{Drive, Wait};
 use crate::change::{ChangeRequest, Enqueued, Intended, Intent, Outcome, Recording, StatementFact};
@@ -92,14 +96,45 @@ impl Drive<'_> {
     /// Writes change requests down.
     fn request(&self, requests: Vec<ChangeRequest>) -> Wait {
         let shared = self.relay.shared.clone();
-        Wait::Requests(Box::pin(async move {
+        // Only a single one waits.
+        let waits = requests.first().and_then(|request| Some((request.id, request.wait?)));
+        let answer = Box::pin(async move {
             let timeout = shared.config.load().history.timeout;
             let answer = shared.history.request(requests, timeout).await;
             if matches!(answer, Enqueued::Failed(_)) {
                 shared.metrics.history_failure();
             }
             answer
-        }))
+        });
+        Wait::Requests { answer, waits }
+    }
+
+    /// Waits until a change request is decided on.
+    pub(super) fn await_decision(&self, number: i64, run: Uuid, wait: Duration) -> Wait {
+        let shared = self.relay.shared.clone();
+        self.place.await_decision(true);
+        let answer = Box::pin(async move { shared.history.await_decision(number, run, wait).await });
+        Wait::Decision { number, answer }
+    }
+
+    /// What a wait for a decision came to, if it is over.
+    pub(super) fn poll_decision(
+        &self,
+        number: i64,
+        answer: &mut Pin<Box<dyn Future<Output = Enqueued> + Send>>,
+        cx: &mut Context<'_>,
+    ) -> Option<Enqueued> {
+        let answer = match answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending if self.place.is_cancelled() => Enqueued::Cancelled(number),
+            // Nobody waits any more, or not for long: the request stays.
+            Poll::Pending if !self.client.reads || self.relay.shared.clients.is_draining() => {
+                Enqueued::Waiting(vec![number])
+            }
+            Poll::Pending => return None,
+        };
+        self.place.await_decision(false);
+        Some(answer)
     }
 
     /// Records what came of statements with intents, and which transactions were prepared. The client's answer waits for it,
@@ -163,7 +198,10 @@ impl Drive<'_> {
         if let Some((pid, secret)) = self.fx.key.take() {
             let ours = self.secret.get(..secret.len()).unwrap_or(&self.secret).to_vec();
             self.place.backend_pid.store(pid, Ordering::Relaxed);
-            self.cancel = Some(self.relay.cancels.enter(Target { address: self.address.clone(), pid, secret, ours }));
+            self.cancel = Some({
+                let (place, address) = (self.place.clone(), self.address.clone());
+                self.relay.cancels.enter(Target { place, address, pid, secret, ours })
+            });
         }
         if std::mem::take(&mut self.fx.ready) {
             self.login = None;
