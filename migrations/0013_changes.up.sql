@@ -71,7 +71,7 @@ COMMENT ON TABLE pggit.applied_requests IS 'Change requests that were applied in
 CREATE FUNCTION pggit.note_request(
     id uuid, session_id uuid, branch text, database text, author text, application_name text, client_addr inet, client_port integer,
     rule text, command_tag text, class text, objects text[], transactional boolean, sql text, settings jsonb, base_commit uuid,
-    proxy text, expires interval
+    proxy text, expires interval, max_open bigint
 ) RETURNS bigint LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -85,6 +85,10 @@ BEGIN
        AND r.digest = made_of AND r.status IN ('pending', 'approved')
     RETURNING r.number INTO n;
     IF n IS NULL THEN
+        IF (SELECT count(*) FROM pggit.change_requests r WHERE r.status IN ('pending', 'approved')) >= note_request.max_open THEN
+            RAISE EXCEPTION 'there are % open change requests already', note_request.max_open
+                USING ERRCODE = 'configuration_limit_exceeded';
+        END IF;
         INSERT INTO pggit.change_requests AS r (
             id, session_id, branch, database, author, application_name, client_addr, client_port, rule, command_tag, class, objects,
             transactional, exact_sql, digest, settings, base_commit, proxy, expires_at)
@@ -166,7 +170,7 @@ BEGIN
                       run_id, decided_by, decided_at, reason, applied_by, applied_at, error) ON pggit.change_requests TO pggit_reader;
         REVOKE ALL ON FUNCTION pggit.note_author(uuid, text, text, text, text), pggit.forget_expired(), pggit.note_release(bigint, uuid), pggit.note_runs(uuid[]),
             pggit.note_request(uuid, uuid, text, text, text, text, inet, integer, text, text, text, text[], boolean, text, jsonb, uuid,
-                               text, interval) FROM pggit_reader;
+                               text, interval, bigint) FROM pggit_reader;
     END IF;
 END
 $$;

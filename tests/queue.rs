@@ -501,6 +501,23 @@ fn without_a_repository_that_can_be_written_nothing_is_queued() {
 }
 
 #[test]
+fn the_queue_is_bounded() {
+    each(&format!("[changes]\nmax_open = 2\n{RULE}"), |r| {
+        let mut client = r.client();
+        for table in ["a", "b", "a"] {
+            assert!(said(&client.ask(&query(&format!("create table {table} ()")))).starts_with("PG002"));
+        }
+        let refused = said(&client.ask(&query("create table c ()")));
+        assert!(
+            refused.starts_with("PG003") && refused.contains("there are 2 open change requests already"),
+            "{refused}"
+        );
+        r.proxy.control("REJECT CHANGE 1 BECAUSE 'no'");
+        assert!(said(&client.ask(&query("create table c ()"))).starts_with("PG002"));
+    });
+}
+
+#[test]
 fn a_change_waits_for_its_branch_in_another_database() {
     for version in versions() {
         let server = PgServer::shared(version);

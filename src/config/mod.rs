@@ -217,6 +217,8 @@ pub struct ChangesConfig {
     pub self_approval: bool,
     /// How long one try to apply a change waits for locks. Default 2 s.
     pub lock_timeout: Duration,
+    /// Requests that may be open at a time. Default 1000.
+    pub max_open: u32,
 }
 
 /// The control port.
@@ -415,7 +417,7 @@ impl Default for AuthConfig {
 
 impl Default for ChangesConfig {
     fn default() -> Self {
-        Self { self_approval: false, lock_timeout: Duration::from_secs(2) }
+        Self { self_approval: false, lock_timeout: Duration::from_secs(2), max_open: 1000 }
     }
 }
 

@@ -95,6 +95,7 @@ fn read_changes(mut section: Section<'_>) -> ChangesConfig {
     let changes = ChangesConfig {
         self_approval: section.flag("self_approval", default.self_approval),
         lock_timeout: section.duration("lock_timeout", default.lock_timeout, Duration::from_millis(10)..=HOUR),
+        max_open: section.number("max_open", default.max_open, 1..=1_000_000),
     };
     section.finish();
     changes

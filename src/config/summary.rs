@@ -96,6 +96,7 @@ impl Config {
         }
         row("changes.self_approval", self.changes.self_approval.to_string());
         row("changes.lock_timeout", show_duration(self.changes.lock_timeout));
+        row("changes.max_open", self.changes.max_open.to_string());
         row("control.address", show_address(self.control.address));
         show_tls("control.tls", &self.control.tls, &mut row);
         for user in &self.control.users {

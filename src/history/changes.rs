@@ -77,10 +77,10 @@ pub enum ChangeError {
 impl History {
     /// Writes change requests, in one transaction. Where somebody waits for less long than it takes, they may be written all
     /// the same: asked again, the same statement has the same number.
-    pub async fn request(&self, requests: Vec<ChangeRequest>, timeout: Duration) -> Enqueued {
+    pub async fn request(&self, requests: Vec<ChangeRequest>, timeout: Duration, max_open: u32) -> Enqueued {
         let Some(running) = &self.running else { return Enqueued::Failed(RecorderError::NotRunning.to_string()) };
         let server = running.inner.server.clone();
-        let writing = running.inner.runtime.spawn(async move { write(&server, &requests).await });
+        let writing = running.inner.runtime.spawn(async move { write(&server, &requests, max_open).await });
         match tokio::time::timeout(timeout, writing).await {
             Ok(Ok(Ok(numbers))) => Enqueued::Waiting(numbers),
             Ok(Ok(Err(error))) => Enqueued::Failed(tables::not_migrated(&error).unwrap_or_else(|| error.to_string())),
@@ -169,14 +169,14 @@ async fn decision(inner: &Inner, number: i64, run: Uuid) -> Result<Option<Enqueu
     Ok(answer)
 }
 
-async fn write(server: &Server, requests: &[ChangeRequest]) -> Result<Vec<i64>, RecorderError> {
+async fn write(server: &Server, requests: &[ChangeRequest], max_open: u32) -> Result<Vec<i64>, RecorderError> {
     let mut numbers = Vec::with_capacity(requests.len());
     let Some(first) = requests.first() else { return Ok(numbers) };
     let base = newest_commit(server, &first.session.database).await?;
     let mut connection = server.connect(&server.main).await?;
     bounded(sqlx::raw_sql("BEGIN").execute(&mut connection)).await?;
     for request in requests {
-        numbers.push(note(&mut connection, request, base).await?);
+        numbers.push(note(&mut connection, request, base, max_open).await?);
     }
     bounded(sqlx::raw_sql("COMMIT").execute(&mut connection)).await?;
     close(connection).await;
@@ -201,13 +201,14 @@ async fn note(
     connection: &mut PgConnection,
     request: &ChangeRequest,
     base: Option<Uuid>,
+    max_open: u32,
 ) -> Result<i64, RecorderError> {
     let session = &request.session;
     let settings: Map<String, Value> =
         request.settings.iter().map(|(name, value)| ((*name).to_owned(), Value::from(storable(value)))).collect();
     let insert = sqlx::query_scalar::<_, i64>(
         "SELECT pggit.note_request($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-         make_interval(secs => $18))",
+         make_interval(secs => $18), $19)",
     )
     .bind(request.id)
     .bind(session.id)
@@ -226,7 +227,8 @@ async fn note(
     .bind(Value::Object(settings))
     .bind(base)
     .bind(instance())
-    .bind(request.expires.as_secs_f64());
+    .bind(request.expires.as_secs_f64())
+    .bind(i64::from(max_open));
     bounded(insert.fetch_one(connection)).await
 }
 

@@ -26,7 +26,11 @@ impl Policy {
         let concerned = |rule: &&Rule| {
             // `other` may turn out to be a text that does not parse, which counts as DDL.
             let unread = class == Class::Other && rule.class.contains(&Class::Ddl);
-            rule.class.is_empty() || rule.class.contains(&class) || unread
+            let can = match rule.action {
+                Action::Allow | Action::Refuse => true,
+                Action::Queue(_) => can_wait(class) || class == Class::Other,
+            };
+            can && (rule.class.is_empty() || rule.class.contains(&class) || unread)
         };
         let Some(last) = self.rules.iter().rposition(|rule| rule.action.holds_back() && concerned(&rule)) else {
             return Interest::None;
@@ -223,10 +227,7 @@ impl Known<'_> {
             Self::Statement(statement) if statement.temporary => return false,
             Self::Statement(_) | Self::Class(_) => {}
         }
-        match self.class() {
-            Class::Ddl | Class::Role | Class::Write | Class::Maintenance | Class::Opaque => true,
-            Class::Read | Class::Transaction | Class::Session | Class::Other => false,
-        }
+        can_wait(self.class())
     }
 
     /// The statement in an error's message.
@@ -236,6 +237,14 @@ impl Known<'_> {
             Self::Statement(statement) => statement.tag.to_owned(),
             Self::Class(class) => format!("{} statement", class.as_str()),
         }
+    }
+}
+
+/// Classes that change something, which can be done later.
+fn can_wait(class: Class) -> bool {
+    match class {
+        Class::Ddl | Class::Role | Class::Write | Class::Maintenance | Class::Opaque => true,
+        Class::Read | Class::Transaction | Class::Session | Class::Other => false,
     }
 }
 

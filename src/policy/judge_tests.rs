@@ -231,6 +231,8 @@ fn what_cannot_be_known_is_queued() {
     assert!(queues(&rules([other.clone()]), &unread()));
     assert_eq!(rules([other]).interest(Class::Other), Interest::Parse);
     assert_eq!(rules([rule("ask", queueing())]).interest(Class::Write), Interest::Class);
+    assert_eq!(rules([rule("ask", queueing())]).interest(Class::Other), Interest::Parse);
+    assert_eq!(rules([rule("ask", queueing())]).interest(Class::Read), Interest::None);
 }
 
 #[test]

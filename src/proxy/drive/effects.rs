@@ -99,8 +99,11 @@ impl Drive<'_> {
         // Only a single one waits.
         let waits = requests.first().and_then(|request| Some((request.id, request.wait?)));
         let answer = Box::pin(async move {
-            let timeout = shared.config.load().history.timeout;
-            let answer = shared.history.request(requests, timeout).await;
+            let (timeout, max_open) = {
+                let config = shared.config.load();
+                (config.history.timeout, config.changes.max_open)
+            };
+            let answer = shared.history.request(requests, timeout, max_open).await;
             if matches!(answer, Enqueued::Failed(_)) {
                 shared.metrics.history_failure();
             }
