@@ -666,3 +666,45 @@ fn a_client_waits_no_longer_than_the_rule_says() {
         assert!(said(&several).starts_with("PG002 change request 2:"));
     });
 }
+
+#[test]
+fn a_recorder_without_rights_acts_only_as_its_members() {
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let database = server.unique_database("app");
+        let (recorder, author) = (format!("{database}_recorder"), format!("{database}_author"));
+        server.psql(
+            "postgres",
+            &format!("create role {recorder} login; create role {author} login; alter database {database} owner to {recorder}"),
+        );
+        server.psql(&database, &format!("grant create on schema public to {author}"));
+        let url = server.url(&database).replace("postgres@", &format!("{recorder}@"));
+        let output = support::proxy::run(&["migrate", "up", "--database-url", &url]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let proxy =
+            Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\nuser = \"{recorder}\"\n{RULE}"));
+        let mut client = Wire::try_connect(proxy.clients, V3_0, &[("user", &author), ("database", &database)]).unwrap();
+        assert!(said(&client.ask(&query("create table a (i int)"))).starts_with("PG002"));
+        proxy.control("APPROVE CHANGE 1");
+        let error = control_error(&proxy, "APPLY CHANGE 1");
+        assert!(
+            error.contains(&format!("the recorder cannot act as {author}: permission denied to set role")),
+            "{error}"
+        );
+        server.psql("postgres", &format!("grant {author} to {recorder}"));
+        proxy.control("APPLY CHANGE 1");
+        client.ask(&query("create index concurrently i on a (i)"));
+        proxy.control("APPROVE CHANGE 2; APPLY CHANGE 2");
+        let rows = server.psql(
+            &database,
+            "select concat_ws(' ', h.change_type, h.object_identity, h.captured_by, h.created_by, h.role_name, \
+             (select tableowner from pg_tables where tablename = 'a')) \
+             from pggit.history h where h.object_name in ('a', 'i') order by h.created_at",
+        );
+        let author_twice = format!("{author} {author} {author}");
+        assert_eq!(rows, format!("CREATE public.a inject {author_twice}\nCREATE public.i intent {author_twice}"));
+        drop((client, proxy));
+        server.psql(&database, &format!("drop owned by {author}"));
+        server.psql("postgres", &format!("drop database {database}; drop role {author}, {recorder}"));
+    }
+}
