@@ -12,10 +12,10 @@ use bytes::BytesMut;
 use engine::{READY, feed};
 use futures::FutureExt;
 use pggit_proxy::branch::{Branch, Branches, Carriers, Origin, Route, take_branch_option};
-use pggit_proxy::change::{Intended, VerdictKind};
+use pggit_proxy::change::{Enqueued, Intended, VerdictKind};
 use pggit_proxy::control::command::parse;
 use pggit_proxy::control::frame::{MAX_MESSAGE, Opening, read_message, read_opening};
-use pggit_proxy::policy::Policy;
+use pggit_proxy::policy::{Action, Policy, Queueing, Rule};
 use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
 use pggit_proxy::sql::{Classifier, Encoding, called_functions, split};
 use pggit_proxy::wire::frame::{BadLength, Head};
@@ -279,8 +279,14 @@ fn command(text: &str) {
 /// A session between a client and a server that say anything, in any pieces: it never panics, holds no more than one
 /// message, and lets out what came in, as far as no statement was refused.
 pub fn session(data: &[u8]) {
+    for policy in [Policy::default(), queueing()] {
+        session_under(policy, data);
+    }
+}
+
+fn session_under(policy: Policy, data: &[u8]) {
     let mut choices = Choices(data);
-    let mut between = Between::new();
+    let mut between = Between::new(policy);
     while let Some(choice) = choices.byte() {
         let length = usize::from(choices.byte().unwrap_or(0));
         let bytes = choices.bytes(if choice & 2 == 0 { length } else { length * 16 });
@@ -295,7 +301,32 @@ pub fn session(data: &[u8]) {
 
 /// The same for messages of one's own making: each is given whole or in pieces of `cut` bytes.
 pub fn conversation(messages: &[(bool, Vec<u8>)], cut: usize) {
-    let mut between = Between::new();
+    for policy in [Policy::default(), queueing()] {
+        conversation_under(policy, messages, cut);
+    }
+}
+
+/// Every change waits for approval.
+fn queueing() -> Policy {
+    let action = Action::Queue(Queueing { expires: Queueing::EXPIRES, wait: None });
+    let rule = Rule {
+        name: "ask".into(),
+        branch: None,
+        user: None,
+        application: None,
+        client: Vec::new(),
+        class: Vec::new(),
+        tag: None,
+        object: None,
+        action,
+        message: None,
+        hint: None,
+    };
+    Policy { rules: vec![rule], ..Policy::default() }
+}
+
+fn conversation_under(policy: Policy, messages: &[(bool, Vec<u8>)], cut: usize) {
+    let mut between = Between::new(policy);
     for (from_client, message) in messages {
         for piece in message.chunks(cut.max(1)) {
             if *from_client {
@@ -317,6 +348,8 @@ struct Between {
     session: Session,
     classifier: Classifier,
     policy: Policy,
+    /// A statement waits until the server has answered: the client is not read meanwhile.
+    waiting: bool,
     up: Way,
     down: Way,
 }
@@ -334,27 +367,45 @@ struct Way {
 }
 
 impl Between {
-    fn new() -> Self {
+    fn new(policy: Policy) -> Self {
         Self {
             session: engine::session(),
             classifier: Classifier::new(1 << 16),
-            policy: Policy::default(),
+            policy,
+            waiting: false,
             up: Way::default(),
             down: Way::default(),
         }
     }
 
     fn client(&mut self, bytes: &[u8]) {
-        if self.up.broken {
+        if self.up.broken || self.waiting {
             return;
         }
         feed(&mut self.up.pipe, bytes);
         self.up.sent.extend_from_slice(bytes);
+        self.judge();
+    }
+
+    fn judge(&mut self) {
+        self.waiting = false;
         let mut fx = Effects::default();
         let (up, env) = (&mut self.up, env(&self.policy));
         loop {
             match self.session.from_client(&mut up.pipe, &env, &mut self.classifier, &mut fx) {
-                Ok(Next::Read | Next::AwaitServer) => break,
+                Ok(Next::Read) => break,
+                Ok(Next::AwaitServer) => {
+                    assert!(self.session.awaits_answers(), "it waits for what will come");
+                    self.waiting = true;
+                    // A Flush of ours may stand in it.
+                    up.rewritten = true;
+                    break;
+                }
+                Ok(Next::AskRecorder) if !fx.requests.is_empty() => {
+                    let numbers = vec![1; std::mem::take(&mut fx.requests).len()];
+                    self.session.requests_answered(Enqueued::Waiting(numbers));
+                    continue;
+                }
                 Ok(Next::AskRecorder) => assert!(fx.intent.take().is_some(), "the history can be written"),
                 Err(_) => {
                     up.broken = true;
@@ -367,7 +418,7 @@ impl Between {
         let accompanied =
             !up.rewritten && up.pipe.outgoing().windows(COMPANION.len()).any(|window| window == COMPANION);
         up.drain();
-        if accompanied || fx.verdicts.contains(&VerdictKind::Refuse) {
+        if accompanied || fx.verdicts.iter().any(|verdict| *verdict != VerdictKind::Allow) {
             up.rewritten = true;
             self.down.rewritten = true;
         }
@@ -388,6 +439,9 @@ impl Between {
         down.rewritten |= fx.key.is_some();
         down.drain();
         down.check((1 << 20) + 5);
+        if self.waiting && !self.up.broken && !self.session.awaits_answers() {
+            self.judge();
+        }
     }
 
     fn end(mut self) {
