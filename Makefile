@@ -1,7 +1,7 @@
 # Each target installs what it needs (scripts/setup.sh) and nothing that is there already.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit transparency regress clients fuzz lint bench packages test-packages test-monitoring setup
+.PHONY: help demo test unit transparency regress clients fuzz lint deny bench packages test-packages test-monitoring setup
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,6 +41,10 @@ lint: ## Formatting, clippy and documentation, warnings as errors
 	@scripts/cargo fmt --all --check
 	@scripts/cargo clippy --all-targets --locked -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" scripts/cargo doc --no-deps --document-private-items --locked
+
+deny: ## Licences and sources of the dependencies as deny.toml allows them; advisories too where cargo-deny is installed
+	@if scripts/cargo deny --version > /dev/null 2>&1; then scripts/cargo deny --locked check; \
+	else scripts/deny.py && echo "cargo-deny is not installed: advisories were not looked at"; fi
 
 bench: ## The proxy against direct, HAProxy and pgbouncer, interleaved (ARGS="--rounds 5 --seconds 10")
 	@scripts/setup.sh bench
