@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSslMode}
 
 use super::hosts::Hosts;
 use crate::config::{Capture, SessionAttrs, Upstream};
-use crate::tls::{Negotiation, Roots};
+use crate::tls::Negotiation;
 
 /// How the schema comes into a database.
 pub(super) const MIGRATE: &str = "pggit-proxy migrate up --database-url …";
@@ -229,13 +229,10 @@ fn libpq_environment(upstream: &Upstream, database: &str) -> Vec<(&'static str, 
         Negotiation::Direct => all.push(("PGSSLNEGOTIATION", "direct".into())),
         Negotiation::Postgres => {}
     }
-    match &ssl.roots {
-        Some(Roots::System) => all.push(("PGSSLROOTCERT", "system".into())),
-        Some(Roots::File(file)) => all.push(("PGSSLROOTCERT", file.clone().into_os_string())),
-        None => {}
-    }
-    let files = [("PGSSLCERT", &ssl.certificate), ("PGSSLKEY", &ssl.key)];
-    all.extend(files.into_iter().filter_map(|(variable, file)| Some((variable, file.clone()?.into_os_string()))));
+    // By its file: libpq knows the word `system` from 16 on.
+    let roots = ssl.roots.as_ref().and_then(|roots| roots.file().ok());
+    let files = [("PGSSLROOTCERT", roots), ("PGSSLCERT", ssl.certificate.clone()), ("PGSSLKEY", ssl.key.clone())];
+    all.extend(files.into_iter().filter_map(|(variable, file)| Some((variable, file?.into_os_string()))));
     all
 }
 

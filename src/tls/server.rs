@@ -165,6 +165,14 @@ impl Roots {
     pub fn named(text: &str, folder: &Path) -> Self {
         if text == "system" { Self::System } else { Self::File(folder.join(text)) }
     }
+
+    /// Where they are.
+    pub fn file(&self) -> Result<PathBuf, String> {
+        match self {
+            Self::File(path) => Ok(path.clone()),
+            Self::System => system::file(),
+        }
+    }
 }
 
 impl fmt::Display for Roots {

@@ -1,6 +1,5 @@
 //! The authorities that this machine believes: `sslrootcert = "system"`.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use rustls::RootCertStore;
@@ -20,14 +19,15 @@ const VARIABLE: &str = "SSL_CERT_FILE";
 
 /// Reads them. One that cannot be used is left out: the file is not ours to mend.
 pub(super) fn authorities() -> Result<RootCertStore, String> {
-    let path = file(std::env::var_os(VARIABLE))?;
+    let path = file()?;
     let mut store = RootCertStore::empty();
     let (taken, _) = store.add_parsable_certificates(certificates(&path)?);
     if taken == 0 { Err(format!("{} holds no authority that can be used", path.display())) } else { Ok(store) }
 }
 
-fn file(named: Option<OsString>) -> Result<PathBuf, String> {
-    let named = named.filter(|name| !name.is_empty()).map(PathBuf::from);
+/// The file that holds them.
+pub(super) fn file() -> Result<PathBuf, String> {
+    let named = std::env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from);
     named.or_else(|| FILES.iter().map(PathBuf::from).find(|path| path.exists())).ok_or_else(|| {
         format!("this machine keeps its authorities in none of {}: {VARIABLE} may name their file", FILES.join(", "))
     })
