@@ -196,7 +196,10 @@ async fn read_first(client: Transport, tls: &ListenTls) -> io::Result<(Stream, O
             Err(bad) => return Ok((client, Some(Err(bad)))),
         };
         let mut packet = vec![0; length - 4];
-        client.read_exact(&mut packet).await?;
+        if let Err(error) = client.read_exact(&mut packet).await {
+            let cut = error.kind() == io::ErrorKind::UnexpectedEof;
+            return if cut { Ok((client, None)) } else { Err(error) };
+        }
         let (asked, code) = match startup::read(&packet) {
             Ok(First::Ssl) => (&mut asked_tls, startup::SSL_REQUEST),
             Ok(First::Gssenc) => (&mut asked_gss, startup::GSSENC_REQUEST),

@@ -48,6 +48,7 @@ const STARTUP: &[Conversation] = conversations![
     too_short,
     longest_startup,
     statement_behind_startup,
+    half_a_startup,
     nothing_at_all,
 ];
 const SIMPLE: &[Conversation] = conversations![
@@ -280,6 +281,13 @@ fn longest_startup(talk: &mut Talk, database: &str) {
 fn statement_behind_startup(talk: &mut Talk, database: &str) {
     let login = wire::startup(wire::V3_0, &[("user", "postgres"), ("database", database)]);
     talk.send(&[login, wire::query("select 1"), wire::extended("select 2", &[]), wire::terminate()].concat());
+    talk.end();
+}
+
+fn half_a_startup(talk: &mut Talk, database: &str) {
+    let login = wire::startup(wire::V3_0, &[("user", "postgres"), ("database", database)]);
+    talk.send(&login[..login.len() / 2]);
+    talk.shut_writing();
     talk.end();
 }
 
