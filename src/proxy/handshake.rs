@@ -197,8 +197,10 @@ async fn read_first(client: Transport, tls: &ListenTls) -> io::Result<(Stream, O
         };
         let mut packet = vec![0; length - 4];
         if let Err(error) = client.read_exact(&mut packet).await {
-            let cut = error.kind() == io::ErrorKind::UnexpectedEof;
-            return if cut { Ok((client, None)) } else { Err(error) };
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                refuse::leave(&mut client).await;
+            }
+            return Err(error);
         }
         let (asked, code) = match startup::read(&packet) {
             Ok(First::Ssl) => (&mut asked_tls, startup::SSL_REQUEST),
