@@ -466,14 +466,28 @@ fn dropping_is_refused_while_somebody_is_there() {
         assert!(it.refused("drop branch dev force").contains("is protected"));
         it.proxy.control("alter branch dev unprotect");
         client.rows("create table t ()");
+        let request = |sql: &str| {
+            it.main(&format!(
+                "insert into pggit.change_requests (id, session_id, branch, database, author, application_name, client_port, rule, \
+                 command_tag, class, objects, transactional, exact_sql, digest, settings, proxy, expires_at) \
+                 values (gen_random_uuid(), gen_random_uuid(), 'dev', '{database}', 'ann', '', 1, 'r', 'CREATE TABLE', 'ddl', '{{}}', \
+                 true, '{sql}', sha256('{sql}'), '{{}}', 'p', now() + interval '1 day')"
+            ));
+        };
+        let requests =
+            "select string_agg(concat_ws(' ', branch, status), ', ' order by number) from pggit.change_requests";
+        request("create table asked ()");
         it.proxy.control("drop branch dev force");
+        assert_eq!(it.main(requests), "dev expired", "it is not for the next branch of that name");
         assert_eq!(it.main(&format!("select count(*) from pg_database where datname = '{database}'")), "0");
         assert!(it.refused("drop branch dev").contains("3D000"));
         assert_eq!(it.proxy.control("show branches name"), "main");
         // The name is free, and the new branch begins anew.
         it.proxy.control("create branch dev from main");
         assert_eq!(it.client("dev").value("select count(*) from pg_class where relname = 't'"), "0");
+        request("create table asked_again ()");
         it.proxy.control("alter branch dev rename to \"other one\"");
+        assert_eq!(it.main(requests), "dev expired, other one pending");
         assert_eq!(it.client("other one").value("select pggit.default_branch()"), "other one");
         assert_eq!(it.proxy.control("show branches name, parent where name <> 'main'"), "other one|main");
     });

@@ -212,14 +212,20 @@ pub(super) async fn set_status(connection: &mut PgConnection, name: &str, status
     bounded(update.execute(connection)).await.map(drop)
 }
 
-/// There is no such branch any more. Nor is it frozen: a later one of its name begins anew.
+/// There is no such branch any more. Nor is it frozen, nor does a request wait for it: a later one of its name, which has the
+/// same database, begins anew.
 pub(super) async fn forget(connection: &mut PgConnection, name: &str, by: &str) -> Result<(), RecorderError> {
     let delete = sqlx::query("DELETE FROM pggit.branches WHERE name = $1").bind(name);
     bounded(delete.execute(&mut *connection)).await?;
     let thaw = sqlx::query(
         "UPDATE pggit.freezes SET lifted_by = $2, lifted_at = now() WHERE branch = $1 AND lifted_at IS NULL",
     );
-    bounded(thaw.bind(name).bind(by).execute(connection)).await.map(drop)
+    bounded(thaw.bind(name).bind(by).execute(&mut *connection)).await?;
+    let expire = sqlx::query(
+        "UPDATE pggit.change_requests SET status = 'expired', error = 'the branch was dropped' \
+         WHERE branch = $1 AND status IN ('pending', 'approved')",
+    );
+    bounded(expire.bind(name).execute(connection)).await.map(drop)
 }
 
 /// Whether the branch refuses changes.
@@ -228,11 +234,13 @@ pub(super) async fn protect(connection: &mut PgConnection, name: &str, on: bool)
     bounded(update.execute(connection)).await.map(drop)
 }
 
-/// Another name, also where the branch is a parent or frozen.
+/// Another name, also where the branch is a parent or frozen, or a request waits for it.
 pub(super) async fn rename(connection: &mut PgConnection, from: &str, to: &str) -> Result<(), RecorderError> {
     let renamed = sqlx::query(
         "WITH own AS (UPDATE pggit.branches SET name = $2 WHERE name = $1), \
-              others AS (UPDATE pggit.branches SET parent = $2 WHERE parent = $1 AND name <> $1) \
+              others AS (UPDATE pggit.branches SET parent = $2 WHERE parent = $1 AND name <> $1), \
+              requests AS (UPDATE pggit.change_requests SET branch = $2 \
+                           WHERE branch = $1 AND status IN ('pending', 'approved')) \
          UPDATE pggit.freezes SET branch = $2 WHERE branch = $1 AND lifted_at IS NULL",
     );
     bounded(renamed.bind(from).bind(to).execute(connection)).await.map(drop)
