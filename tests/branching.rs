@@ -308,7 +308,9 @@ fn a_commit_whose_template_is_kept_can_be_had_again() {
             ["one", "one two", "one"]
         );
         assert_eq!(it.main("select fork_commit from pggit.branches where name = 'again'"), first);
-        assert_eq!(it.proxy.control("show branches behind where name = 'again'"), "1");
+        // As the last look at main has it.
+        let behind = || it.proxy.control("show branches behind where name = 'again'");
+        assert!(eventually(PATIENCE, || behind() == "1"), "{}", behind());
         main.rows("create table three ()");
         let third = newest();
         main.rows("create table four ()");
