@@ -72,17 +72,11 @@ impl Repository {
         run(&[&["branch", "--database-url", &url, "--pg-dump", &dump], arguments].concat())
     }
 
-    /// The schema as pg_dump prints it, without what differs from call to call, and what a branch has of its own.
+    /// The schema as pg_dump prints it, without what a branch has of its own.
     fn dump(&self, database: &str) -> String {
-        let output = Command::new(self.server.client_program("pg_dump"))
-            .args(["-s", "-h", "127.0.0.1", "-p", &self.server.address.port().to_string(), "-U", "postgres", database])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
-        let own = |line: &&str| !line.starts_with("\\restrict ") && !line.starts_with("\\unrestrict ");
+        let text = self.server.schema_dump(database, &[]);
         let named = |line: &str| line.contains("RETURN 'main'::text") || line.starts_with("    RETURN '");
-        text.lines().filter(own).filter(|line| !named(line)).collect::<Vec<_>>().join("\n")
+        text.lines().filter(|line| !named(line)).collect::<Vec<_>>().join("\n")
     }
 
     fn databases(&self) -> Vec<String> {
