@@ -225,6 +225,13 @@ BEGIN
                         families := families || (SELECT c.oid FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
                                                   WHERE g.oid = o.objid AND c.relkind = 'p');
                     END IF;
+                    -- Which of them do not fire stands in their table's definition, by name; OR REPLACE lets them fire again.
+                    IF o.aspect = '' AND o.classid <> 'pg_policy'::regclass
+                       AND (o.action <> 'CREATE' OR pggit.client_query() ~* '\mreplace\M' OR pggit.client_query() !~* '\m(trigger|rule)\M') THEN
+                        classes := classes || 'pg_class'::regclass::oid;
+                        objects := objects || (SELECT g.tgrelid FROM pg_trigger g WHERE o.classid = 'pg_trigger'::regclass AND g.oid = o.objid
+                                               UNION ALL SELECT w.ev_class FROM pg_rewrite w WHERE o.classid = 'pg_rewrite'::regclass AND w.oid = o.objid);
+                    END IF;
                 ELSIF o.classid = 'pg_opclass'::regclass AND o.aspect = '' THEN
                     opfamilies := opfamilies || (SELECT c.opcfamily FROM pg_opclass c WHERE c.oid = o.objid);
                 ELSIF o.classid = 'pg_statistic_ext'::regclass THEN
@@ -404,6 +411,11 @@ BEGIN
           FROM lost l JOIN pg_am m ON m.amname = l.address_names[1] JOIN pg_namespace s ON s.nspname = l.address_names[2]
           JOIN pg_opfamily f ON f.opfname = l.address_names[3] AND f.opfmethod = m.oid AND f.opfnamespace = s.oid
          WHERE l.classid IN ('pg_amop'::regclass, 'pg_amproc'::regclass, 'pg_opclass'::regclass)
+        UNION
+        -- Tables that stay: which triggers and rules do not fire stands in their definitions.
+        SELECT 'pg_class'::regclass, to_regclass(format('%I.%I', l.address_names[1], l.address_names[2]))::oid
+          FROM lost l
+         WHERE l.classid = 'pg_trigger'::regclass OR l.classid = 'pg_rewrite'::regclass AND l.address_names[3] <> '_RETURN'
     ), named AS (
         SELECT l.* FROM lost l
          WHERE l.objsubid = 0 AND l.classid NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass)
@@ -454,7 +466,7 @@ BEGIN
       FROM (SELECT CASE WHEN c.relkind = 'c' THEN 'pg_type'::regclass ELSE 'pg_class'::regclass END::oid AS class,
                    CASE WHEN c.relkind = 'c' THEN c.reltype ELSE c.oid END AS oid
               FROM shrunk s JOIN pg_class c ON c.oid = s.oid WHERE c.relpersistence <> 't'
-            UNION ALL SELECT p.class, p.oid FROM poorer p) w;
+            UNION ALL SELECT p.class, p.oid FROM poorer p WHERE p.oid IS NOT NULL) w;
 
     IF classes IS NOT NULL THEN
         PERFORM pggit.record_affected(classes, objects, tg_tag, n);

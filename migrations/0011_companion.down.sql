@@ -5,6 +5,7 @@ DROP PROCEDURE pggit.companion(text, text, text);
 DROP FUNCTION pggit.record_found(jsonb, text, bytea);
 DROP FUNCTION pggit.comment_made(text, xid8, integer, integer);
 DROP FUNCTION pggit.found(oid[], oid[]);
+DROP FUNCTION pggit.changed_since(pg_snapshot);
 DROP FUNCTION pggit.note_droppable(text[], text, bytea);
 DROP FUNCTION pggit.droppable(name[], text);
 DROP FUNCTION pggit.objects_named(name[], text);

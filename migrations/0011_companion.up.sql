@@ -426,17 +426,19 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- Notes what may go, and what may lose a part by it (a table its foreign key, a publication its table), for the call behind
--- the statement. In the transaction's settings: those are undone with it.
+-- the statement; and what it saw when it looked. In the transaction's settings: those are undone with it.
 CREATE FUNCTION pggit.note_droppable(names text[], kind text, secret bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
-    objects text;
-    wholes jsonb;
+    -- Has a number from here on, so that the snapshot stays the same where nobody else does anything.
+    top xid8 := pg_current_xact_id();
+    noted jsonb;
 BEGIN
     WITH near AS MATERIALIZED (
         SELECT d.class, d.obj FROM pggit.droppable(names::name[], kind) d
     )
-    SELECT (SELECT jsonb_agg(jsonb_build_array(d.class, d.obj, i.type, s.nspname, coalesce(t.typname::text, a.object_names[array_length(a.object_names, 1)]),
+    SELECT jsonb_build_object('seen', pg_current_snapshot(), 'objects',
+           (SELECT jsonb_agg(jsonb_build_array(d.class, d.obj, i.type, s.nspname, coalesce(t.typname::text, a.object_names[array_length(a.object_names, 1)]),
                                                i.identity, s.oid))
               FROM near d
               CROSS JOIN LATERAL pg_identify_object(d.class, d.obj, 0) i
@@ -445,7 +447,7 @@ BEGIN
               LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] AND d.class <> 'pg_namespace'::regclass
                                                ELSE s.oid = t.typnamespace END
              WHERE pggit.is_kept(d.class, d.obj) AND i.identity IS NOT NULL
-               AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = d.class AND m.objid = d.obj AND m.objsubid = 0 AND m.deptype = 'e')),
+               AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = d.class AND m.objid = d.obj AND m.objsubid = 0 AND m.deptype = 'e')), 'wholes',
            (SELECT jsonb_agg(jsonb_build_array(w.class, w.obj, d.class, d.obj))
               FROM near d, LATERAL (
                   SELECT 'pg_class'::regclass::oid, k.conrelid FROM pg_constraint k
@@ -454,12 +456,40 @@ BEGIN
                    WHERE d.class = 'pg_attrdef'::regclass AND a.oid = d.obj
                   UNION ALL SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k
                    WHERE d.class = 'pg_constraint'::regclass AND k.oid = d.obj AND k.contypid <> 0
+                  -- Which triggers and rules do not fire stands in their table's definition.
+                  UNION ALL SELECT 'pg_class'::regclass, g.tgrelid FROM pg_trigger g
+                   WHERE d.class = 'pg_trigger'::regclass AND g.oid = d.obj AND g.tgenabled <> 'O' AND NOT g.tgisinternal
+                  UNION ALL SELECT 'pg_class'::regclass, r.ev_class FROM pg_rewrite r
+                   WHERE d.class = 'pg_rewrite'::regclass AND r.oid = d.obj AND r.ev_enabled <> 'O'
                   UNION ALL SELECT 'pg_publication'::regclass, p.prpubid FROM pg_publication_rel p
                    WHERE d.class = 'pg_publication_rel'::regclass AND p.oid = d.obj
                   UNION ALL SELECT 'pg_opfamily'::regclass, o.opcfamily FROM pg_opclass o
-                   WHERE d.class = 'pg_opclass'::regclass AND o.oid = d.obj) w(class, obj))
-      INTO objects, wholes;
-    PERFORM pggit.note('droppable', objects, secret), pggit.note('wholes', wholes::text, secret);
+                   WHERE d.class = 'pg_opclass'::regclass AND o.oid = d.obj) w(class, obj)))
+      INTO noted;
+    PERFORM pggit.note('droppable', jsonb_strip_nulls(noted)::text, secret);
+END
+$$;
+
+-- What others have made or changed since `seen`, by the newest row of each object; not what is known to be gone. A statement that
+-- had to wait for them may have dropped such an object, which the call before it could not see.
+--
+-- Under READ COMMITTED, where the snapshot is new and reading our table is no reason for a serialization failure. In other
+-- transactions the probe finds what is missing then.
+CREATE FUNCTION pggit.changed_since(seen pg_snapshot) RETURNS SETOF pggit.changes
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+    IF seen::text = pg_current_snapshot()::text OR current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT k.* FROM (
+        SELECT c.objid, c.classid FROM pggit.changes c WHERE c.xid >= pg_snapshot_xmax(seen) AND c.xid <> pg_current_xact_id()
+        UNION
+        SELECT c.objid, c.classid FROM pggit.changes c WHERE c.xid IN (SELECT pg_snapshot_xip(seen))) u
+      CROSS JOIN LATERAL (SELECT c.* FROM pggit.changes c
+                           WHERE c.objid = u.objid AND c.classid = u.classid AND c.objsubid = 0 AND c.aspect = ''
+                           ORDER BY c.created_at DESC, c.ordinal DESC LIMIT 1) k
+     WHERE k.action <> 'DROP';
 END
 $$;
 
@@ -480,8 +510,10 @@ DECLARE
     top xid8 := pg_current_xact_id();
     top_age integer := age(top::xid);
     since integer := coalesce(pggit.noted('since', secret)::integer, -1);
-    droppable jsonb := pggit.noted('droppable', secret);
-    wholes jsonb := pggit.noted('wholes', secret);
+    noted jsonb := pggit.noted('droppable', secret);
+    droppable jsonb := noted -> 'objects';
+    wholes jsonb := noted -> 'wholes';
+    others pggit.changes[] := '{}';
     rels oid[];
     classes oid[];
     objects oid[];
@@ -489,13 +521,19 @@ DECLARE
     more bigint;
     last integer;
 BEGIN
-    IF droppable IS NOT NULL THEN
+    IF noted IS NOT NULL THEN
+        PERFORM pggit.note('droppable', NULL, secret);
+        others := ARRAY(SELECT c FROM pggit.changed_since((noted ->> 'seen')::pg_snapshot) c);
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    namespace, statement_id, sql_executed, message, captured_by, ordinal)
-        SELECT 'DROP', tag, d ->> 2, d ->> 3, d ->> 4, d ->> 5, (d ->> 0)::oid, (d ->> 1)::oid, (d ->> 6)::oid, statement, query, pggit.message_of(query), 'inject',
+        SELECT 'DROP', tag, d.type, d.schema_name, d.name, d.identity, d.class, d.obj, d.namespace, statement, query, pggit.message_of(query), 'inject',
                row_number() OVER ()
-          FROM jsonb_array_elements(droppable) d
-         WHERE (pg_identify_object((d ->> 0)::oid, (d ->> 1)::oid, 0)).identity IS NULL;
+          FROM (SELECT (d ->> 0)::oid, (d ->> 1)::oid, d ->> 2, d ->> 3, d ->> 4, d ->> 5, (d ->> 6)::oid FROM jsonb_array_elements(droppable) d
+                 WHERE NOT EXISTS (SELECT FROM unnest(others) o WHERE o.classid = (d ->> 0)::oid AND o.objid = (d ->> 1)::oid)
+                UNION ALL
+                SELECT o.classid, o.objid, o.object_type, o.schema_name, o.object_name, o.object_identity, o.namespace FROM unnest(others) o
+               ) d(class, obj, type, schema_name, name, identity, namespace)
+         WHERE (pg_identify_object(d.class, d.obj, 0)).identity IS NULL;
         GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
 
@@ -522,9 +560,10 @@ BEGIN
         SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects
           FROM jsonb_array_elements(wholes) w WHERE (pg_identify_object((w ->> 2)::oid, (w ->> 3)::oid, 0)).identity IS NULL;
     END IF;
-    IF wholes IS NOT NULL OR droppable IS NOT NULL THEN
-        PERFORM pggit.note('droppable', NULL, secret), pggit.note('wholes', NULL, secret);
-    END IF;
+    -- A table, say, whose foreign key somebody had just added, to a table that went.
+    SELECT classes || array_agg(o.classid), objects || array_agg(o.objid) INTO classes, objects
+      FROM unnest(others) o
+     WHERE o.classid = 'pg_class'::regclass AND o.new_definition IS DISTINCT FROM (pggit.describe(o.classid, o.objid)).definition;
     WITH made AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    namespace, new_definition, shape, affected, statement_id, sql_executed, message, captured_by, ordinal)

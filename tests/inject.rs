@@ -5,7 +5,7 @@
 mod support;
 
 use support::wire::{bind, close, execute, extended, parse, query, sync};
-use support::{Pg, PgServer, Proxy, Wire, migrate, versions};
+use support::{PATIENCE, Pg, PgServer, Proxy, Wire, eventually, migrate, versions};
 
 /// A database, its recorder's role, and the proxy in front.
 struct Place {
@@ -323,5 +323,78 @@ fn what_event_triggers_never_report_is_recorded() {
             "DROP event trigger own",
         ];
         assert_eq!(it.news(&mut seen), wanted);
+    }
+}
+
+/// A statement that drops has to wait for somebody who is just adding to what it drops: the call before it cannot see that.
+#[test]
+fn what_was_made_while_a_drop_waited_goes_with_it() {
+    const RACES: &[(&str, &str, &str)] = &[
+        ("create policy p on t", "drop table t", "DROP index t_pkey, DROP policy p, DROP table t"),
+        ("create index i on t (b)", "alter table t drop b", "ALTER table t, DROP index i"),
+        ("create view v as select from t; lock table t", "drop table t cascade", "DROP index t_pkey, DROP table t, DROP view v"),
+        (
+            "alter table child add foreign key (a) references t",
+            "drop table if exists t cascade",
+            "ALTER table child, DROP index t_pkey, DROP table t",
+        ),
+        ("lock table t; create table late ()", "drop table t, late", "DROP index t_pkey, DROP table late, DROP table t"),
+        ("alter table t rename to u", "drop table if exists t, u", "DROP index t_pkey, DROP table u"),
+        // Nothing of what others make elsewhere, or drop themselves.
+        ("lock table t; create table apart ()", "drop table t", "DROP index t_pkey, DROP table t"),
+        ("lock table t; create table brief (); drop table brief", "drop table t", "DROP index t_pkey, DROP table t"),
+    ];
+    for version in versions() {
+        let it = Place::without_triggers(version);
+        let (mut other, mut client) = (it.client(), it.client());
+        let waits = format!("select count(*) from pg_locks where pid = {} and not granted", client.key().0);
+        client.rows("create table child (a int)");
+        for (n, (added, dropped, news)) in RACES.iter().enumerate() {
+            client.rows("drop table if exists t, u, apart; create table t (a int primary key, b int)");
+            other.rows(&format!("begin; {added}"));
+            client.send(&query(&format!("{dropped} /* {n} */")));
+            assert!(eventually(PATIENCE, || it.sql(&waits) == "1"), "{dropped} does not wait for {added}");
+            other.rows("commit");
+            assert!(client.read_until_ready().iter().all(|message| message.tag != b'E'), "{dropped}");
+            let told = it.sql(&format!(
+                "select string_agg(concat_ws(' ', change_type, object_type, object_name), ', ' order by change_type, object_type, object_name) \
+                   from pggit.history where sql_executed like '%/* {n} */'"
+            ));
+            assert_eq!(told, *news, "{added}, then {dropped}");
+        }
+        assert_eq!(it.sql("select count(*) from pggit.history where captured_by = 'probe'"), "0");
+    }
+}
+
+/// Which triggers and rules do not fire stands in their table's definition: it changes with them, in both modes.
+#[test]
+fn a_table_changes_with_its_triggers_that_do_not_fire() {
+    for version in versions() {
+        for it in [Place::with_triggers(version), Place::without_triggers(version)] {
+            let mut client = it.client();
+            client.rows("create table t (a int); create function f() returns trigger language plpgsql as 'begin end'");
+            client.rows("create trigger g before insert on t for each row execute function f()");
+            client.rows("create rule r as on insert to t do also select 1");
+            let disable = "alter table t disable trigger g; alter table t disable rule r";
+            client.rows(disable);
+            let mut seen = it.news(&mut 0).len();
+            for (sql, news) in [
+                ("alter trigger g on t rename to h", "RENAME trigger h on public.t, ALTER table public.t"),
+                ("alter rule r on t rename to s", "RENAME rule s on public.t, ALTER table public.t"),
+                ("drop rule s on t", "DROP rule s on public.t, ALTER table public.t"),
+                (
+                    "create or replace trigger h after insert on t for each row execute function f()",
+                    "ALTER trigger h on public.t, ALTER table public.t",
+                ),
+                ("alter table t disable trigger h", "ALTER table public.t"),
+                ("drop function f() cascade", "DROP function public.f(), DROP trigger h on public.t, ALTER table public.t"),
+            ] {
+                client.rows(sql);
+                let (mut told, mut wanted) = (it.news(&mut seen), news.split(", ").collect::<Vec<_>>());
+                told.sort();
+                wanted.sort_unstable();
+                assert_eq!(told, wanted, "{sql}");
+            }
+        }
     }
 }

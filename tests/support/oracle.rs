@@ -281,13 +281,16 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
 
 /// What is wrong with the history as a whole: its last word on each object must be what is there.
 pub fn judge_end(url: &str, after: &Facts) -> Vec<String> {
-    // Rows that the view hides, too: an index made anew under another oid looks as before and shows no change.
+    // Rows that the view hides, too: an index made anew under another oid looks as before and shows no change. Relations by their
+    // schema's present name: it may have been renamed since.
     let all = psql_ok(
         url,
         "select distinct on (c.objid, c.classid) concat_ws(chr(31), c.id, c.action, c.classid::regclass, c.objid, c.objsubid, c.aspect, \
-                c.affected, true, regexp_replace(coalesce(c.object_identity, ''), '[\\n\\x1f]', ' ', 'g'), \
+                c.affected, true, \
+                regexp_replace(coalesce(quote_ident(s.nspname) || '.' || quote_ident(c.object_name), c.object_identity, ''), '[\\n\\x1f]', ' ', 'g'), \
                 regexp_replace(coalesce(c.object_name, ''), '[\\n\\x1f]', ' ', 'g')) \
-           from pggit.changes c where c.objid is not null and c.objsubid = 0 and c.aspect = '' \
+           from pggit.changes c left join pg_namespace s on c.classid = 'pg_class'::regclass and s.oid = c.namespace \
+          where c.objid is not null and c.objsubid = 0 and c.aspect = '' \
           order by c.objid, c.classid, c.created_at desc, c.ordinal desc",
     );
     let last: BTreeMap<Key, Row> = all.lines().map(row).map(|row| (row.key.clone(), row)).collect();
