@@ -68,7 +68,7 @@ BEGIN
     SELECT c.*, x.* INTO t
       FROM (SELECT r.oid, r.relkind, r.relpersistence, r.relnatts, r.reloptions, r.relispartition, r.relchecks, r.relowner,
                    r.relrowsecurity, r.relforcerowsecurity, r.relreplident, r.reloftype, r.reltablespace, r.relam,
-                   r.relhasindex, r.relhastriggers, r.relhasrules, r.relpartbound,
+                   r.relhasindex, r.relhastriggers, r.relpartbound,
                    format('%s.%I', r.relnamespace::regnamespace, r.relname) AS name FROM pg_class r) c
      -- Sorted in the subquery, where the index gives the order: an ORDER BY in each aggregate would sort each time.
      CROSS JOIN LATERAL (
@@ -152,20 +152,6 @@ BEGIN
         CASE t.relreplident WHEN 'f' THEN format(E';\nALTER TABLE %s REPLICA IDENTITY FULL', t.name)
                             WHEN 'n' THEN format(E';\nALTER TABLE %s REPLICA IDENTITY NOTHING', t.name) END,
         indexes);
-    IF t.relhastriggers THEN
-        definition := concat(definition,
-            (SELECT string_agg(format(E';\nALTER TABLE %s %s TRIGGER %I', t.name,
-                        CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, g.tgname),
-                        '' ORDER BY g.tgname)
-               FROM pg_trigger g WHERE g.tgrelid = rel AND NOT g.tgisinternal AND g.tgenabled <> 'O'));
-    END IF;
-    IF t.relhasrules THEN
-        definition := concat(definition,
-            (SELECT string_agg(format(E';\nALTER TABLE %s %s RULE %I', t.name,
-                        CASE r.ev_enabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, r.rulename),
-                        '' ORDER BY r.rulename)
-               FROM pg_rewrite r WHERE r.ev_class = rel AND r.ev_enabled <> 'O'));
-    END IF;
     definition := concat(definition, E';\n-- Owner: ', quote_ident(pg_get_userbyid(t.relowner)));
 END
 $$;
@@ -330,6 +316,11 @@ BEGIN
 END
 $$;
 
+-- Whether a trigger or rule fires, where that is not as when it was made. pg_dump, too, has it with the trigger.
+CREATE FUNCTION pggit.firing(kind text, name name, rel oid, state "char") RETURNS text LANGUAGE sql STABLE
+RETURN CASE WHEN state <> 'O' THEN format(E'\nALTER TABLE %s %s %s %I;', rel::regclass,
+            CASE state WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, kind, name) END;
+
 -- The kinds of object that are seldom made. One query each; an unknown kind gives NULL.
 CREATE FUNCTION pggit.describe_other(class regclass, obj oid) RETURNS text
 LANGUAGE plpgsql STABLE AS $$
@@ -343,9 +334,10 @@ BEGIN
         SELECT format('CREATE EXTENSION %I WITH SCHEMA %I VERSION %L;', e.extname, s.nspname, e.extversion) INTO d
           FROM pg_extension e JOIN pg_namespace s ON s.oid = e.extnamespace WHERE e.oid = obj;
     WHEN 'pg_trigger'::regclass THEN
-        SELECT pg_get_triggerdef(g.oid) || ';' INTO d FROM pg_trigger g WHERE g.oid = obj;
+        SELECT concat(pg_get_triggerdef(g.oid), ';', pggit.firing('TRIGGER', g.tgname, g.tgrelid, g.tgenabled)) INTO d
+          FROM pg_trigger g WHERE g.oid = obj;
     WHEN 'pg_rewrite'::regclass THEN
-        d := pg_get_ruledef(obj);
+        SELECT concat(pg_get_ruledef(obj), pggit.firing('RULE', r.rulename, r.ev_class, r.ev_enabled)) INTO d FROM pg_rewrite r WHERE r.oid = obj;
     WHEN 'pg_constraint'::regclass THEN
         SELECT format('CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) INTO d FROM pg_constraint k WHERE k.oid = obj;
     WHEN 'pg_policy'::regclass THEN

@@ -128,9 +128,20 @@ RETURN CASE
     ELSE 'MINOR'
 END;
 
--- What a change replaced is the object's row before it: by oid, else (the server made it anew under another oid, or the
--- history came from a dump) by its name. An ALTER after which the object has another name or schema was a rename; a CREATE of
--- what was there already (CREATE OR REPLACE) was an ALTER.
+-- Under which oids an object was known before: in the databases that a branch's history comes from (written once, when the branch's
+-- template is made), or here, where the server made it anew (pggit.put_right).
+CREATE TABLE pggit.origins (
+    classid oid NOT NULL,
+    objid   oid NOT NULL,
+    was     oid NOT NULL,
+    PRIMARY KEY (classid, objid, was)
+);
+CREATE INDEX origins_was ON pggit.origins (was, classid);
+COMMENT ON TABLE pggit.origins IS 'Oids that objects had before, in this database or in those that it was made from';
+
+-- What a change replaced is the object's row before it: by oid, else by an oid that it had before, else (the server made it anew
+-- under another oid, or the history came from a dump) by its name. An ALTER after which the object has another name or schema
+-- was a rename; a CREATE of what was there already (CREATE OR REPLACE) was an ALTER.
 CREATE VIEW pggit.history AS
 SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
        pggit.severity(t.change_type, c.command_tag, c.object_type, p.shape, c.shape) AS change_severity,
@@ -148,20 +159,32 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
            AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
          ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) o ON true
   LEFT JOIN LATERAL (
+        SELECT k.action, k.object_name, coalesce(n.objid, k.namespace) AS namespace, k.new_definition, k.shape
+          FROM pggit.origins g
+          JOIN pggit.changes k ON k.objid = g.was AND k.classid = g.classid AND k.aspect = c.aspect
+               AND k.objsubid = CASE WHEN c.aspect = '' THEN 0 ELSE c.objsubid END
+               AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
+          LEFT JOIN pggit.origins n ON n.classid = 'pg_catalog.pg_namespace'::regclass AND n.was = k.namespace
+         WHERE o.action IS NULL AND g.classid = c.classid AND g.objid = c.objid
+         ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) a ON true
+  LEFT JOIN LATERAL (
         SELECT k.action, k.object_name, k.namespace, k.new_definition, k.shape FROM pggit.changes k
-         WHERE o.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP')
+         WHERE o.action IS NULL AND a.action IS NULL AND c.objsubid = 0 AND c.action IN ('ALTER', 'RENAME', 'DROP')
            AND pg_catalog.hashtextextended(k.object_identity, 0) = pg_catalog.hashtextextended(c.object_identity, 0)
            AND k.object_identity = c.object_identity AND k.object_type = c.object_type AND k.aspect = c.aspect
            AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
          ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) i ON true
   CROSS JOIN LATERAL (
-        SELECT coalesce(o.action, i.action), coalesce(o.new_definition, i.new_definition),
-               coalesce(o.shape, i.shape)) p(action, new_definition, shape)
+        SELECT coalesce(o.action, a.action, i.action), coalesce(o.new_definition, a.new_definition, i.new_definition),
+               coalesce(o.shape, a.shape, i.shape)) p(action, new_definition, shape)
+  CROSS JOIN LATERAL (
+        SELECT coalesce(o.action, a.action), coalesce(o.object_name, a.object_name),
+               coalesce(o.namespace, a.namespace)) s(action, object_name, namespace)
   CROSS JOIN LATERAL (
         SELECT CASE
-            WHEN c.action = 'ALTER' AND o.action <> 'DROP' AND (o.object_name <> c.object_name OR o.namespace <> c.namespace) THEN 'RENAME'
+            WHEN c.action = 'ALTER' AND s.action <> 'DROP' AND (s.object_name <> c.object_name OR s.namespace <> c.namespace) THEN 'RENAME'
             WHEN c.action = 'ALTER' AND c.affected AND coalesce(p.action, 'DROP') = 'DROP' THEN 'CREATE'
-            WHEN c.action = 'CREATE' AND o.action <> 'DROP' THEN 'ALTER'
+            WHEN c.action = 'CREATE' AND s.action <> 'DROP' THEN 'ALTER'
             ELSE c.action END) t(change_type)
  WHERE NOT (c.affected AND CASE WHEN c.action = 'DROP' THEN coalesce(p.action, 'DROP') = 'DROP'
                                 ELSE coalesce(p.action, 'DROP') <> 'DROP' AND p.new_definition IS NOT DISTINCT FROM c.new_definition END);

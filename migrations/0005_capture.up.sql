@@ -25,8 +25,9 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- What ALTER TABLE makes, renames or moves together with the table and names nowhere: indexes of constraints, indexes and
--- statistics made anew for another type, sequences of columns; and tables that are no partitions any more. And the table whose
--- constraint ALTER INDEX renames. It has rows in the catalogs that this very (sub)transaction wrote.
+-- statistics made anew for another type, sequences of columns, triggers and rules that fire or not; and tables that are no
+-- partitions any more. And the table whose constraint ALTER INDEX renames. It has rows in the catalogs that this very
+-- (sub)transaction wrote.
 CREATE FUNCTION pggit.followers(rel oid, written xid) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     SELECT 'pg_class'::regclass::oid, i.oid FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
@@ -49,6 +50,10 @@ LANGUAGE sql STABLE AS $$
        AND k.xmin = written
     UNION ALL
     SELECT 'pg_statistic_ext'::regclass, e.oid FROM pg_statistic_ext e WHERE e.stxrelid = rel AND e.xmin = written
+    UNION ALL
+    SELECT 'pg_trigger'::regclass, g.oid FROM pg_trigger g WHERE g.tgrelid = rel AND g.xmin = written AND NOT g.tgisinternal
+    UNION ALL
+    SELECT 'pg_rewrite'::regclass, r.oid FROM pg_rewrite r WHERE r.ev_class = rel AND r.xmin = written AND r.rulename <> '_RETURN'
     UNION ALL
     SELECT 'pg_class'::regclass, c.oid FROM pg_class c
      WHERE EXISTS (SELECT FROM pg_class p WHERE p.oid = rel AND p.relkind = 'p')
@@ -225,13 +230,6 @@ BEGIN
                         families := families || (SELECT c.oid FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
                                                   WHERE g.oid = o.objid AND c.relkind = 'p');
                     END IF;
-                    -- Which of them do not fire stands in their table's definition, by name; OR REPLACE lets them fire again.
-                    IF o.aspect = '' AND o.classid <> 'pg_policy'::regclass
-                       AND (o.action <> 'CREATE' OR pggit.client_query() ~* '\mreplace\M' OR pggit.client_query() !~* '\m(trigger|rule)\M') THEN
-                        classes := classes || 'pg_class'::regclass::oid;
-                        objects := objects || (SELECT g.tgrelid FROM pg_trigger g WHERE o.classid = 'pg_trigger'::regclass AND g.oid = o.objid
-                                               UNION ALL SELECT w.ev_class FROM pg_rewrite w WHERE o.classid = 'pg_rewrite'::regclass AND w.oid = o.objid);
-                    END IF;
                 ELSIF o.classid = 'pg_opclass'::regclass AND o.aspect = '' THEN
                     opfamilies := opfamilies || (SELECT c.opcfamily FROM pg_opclass c WHERE c.oid = o.objid);
                 ELSIF o.classid = 'pg_statistic_ext'::regclass THEN
@@ -261,7 +259,7 @@ BEGIN
         VALUES (o.action, o.command_tag, o.object_type, o.schema_name, o.name, o.object_identity, o.classid, o.objid, o.objsubid,
                 o.space, o.aspect, d.definition, d.shape, n)
         RETURNING xmin INTO written;
-        IF o.relkind IN ('r', 'p', 'm', 'i', 'I') AND o.action IN ('ALTER', 'RENAME') THEN
+        IF o.relkind IN ('r', 'p', 'm', 'f', 'i', 'I') AND o.action IN ('ALTER', 'RENAME') THEN
             altered := altered || o.objid;
         ELSIF o.classid = 'pg_type'::regclass AND o.action = 'ALTER' THEN
             row_types := row_types || o.objid;
@@ -411,11 +409,6 @@ BEGIN
           FROM lost l JOIN pg_am m ON m.amname = l.address_names[1] JOIN pg_namespace s ON s.nspname = l.address_names[2]
           JOIN pg_opfamily f ON f.opfname = l.address_names[3] AND f.opfmethod = m.oid AND f.opfnamespace = s.oid
          WHERE l.classid IN ('pg_amop'::regclass, 'pg_amproc'::regclass, 'pg_opclass'::regclass)
-        UNION
-        -- Tables that stay: which triggers and rules do not fire stands in their definitions.
-        SELECT 'pg_class'::regclass, to_regclass(format('%I.%I', l.address_names[1], l.address_names[2]))::oid
-          FROM lost l
-         WHERE l.classid = 'pg_trigger'::regclass OR l.classid = 'pg_rewrite'::regclass AND l.address_names[3] <> '_RETURN'
     ), named AS (
         SELECT l.* FROM lost l
          WHERE l.objsubid = 0 AND l.classid NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass)
@@ -466,7 +459,7 @@ BEGIN
       FROM (SELECT CASE WHEN c.relkind = 'c' THEN 'pg_type'::regclass ELSE 'pg_class'::regclass END::oid AS class,
                    CASE WHEN c.relkind = 'c' THEN c.reltype ELSE c.oid END AS oid
               FROM shrunk s JOIN pg_class c ON c.oid = s.oid WHERE c.relpersistence <> 't'
-            UNION ALL SELECT p.class, p.oid FROM poorer p WHERE p.oid IS NOT NULL) w;
+            UNION ALL SELECT p.class, p.oid FROM poorer p) w;
 
     IF classes IS NOT NULL THEN
         PERFORM pggit.record_affected(classes, objects, tg_tag, n);

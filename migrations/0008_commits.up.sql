@@ -194,7 +194,7 @@ $$;
 -- A transaction that sees the catalogs as they were at its start (REPEATABLE READ, SERIALIZABLE) may have told an older name or
 -- definition of an object that somebody else had changed meanwhile. Now that it is over, the object says how it is; unless it was
 -- changed again since: then a definition that was too old is taken away. Whatever was committed before the object was described
--- has its row by the time we look for a newer one.
+-- has its row by the time we look for a newer one. And what was made anew goes on where it was.
 CREATE FUNCTION pggit.put_right(commits uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off AS $$
@@ -231,6 +231,22 @@ BEGIN
             UPDATE pggit.changes h SET new_definition = NULL, shape = NULL, written = c.written WHERE h.id = c.id;
         END IF;
     END LOOP;
+
+    -- An index that ALTER TABLE made anew has another oid; and another identity than it was known by, if its schema was renamed before.
+    INSERT INTO pggit.origins (classid, objid, was)
+    SELECT DISTINCT n.classid, n.objid, k.objid
+      FROM pggit.changes n
+      JOIN pggit.changes k ON k.classid = n.classid AND k.objid <> n.objid AND k.objsubid = 0 AND k.aspect = ''
+           AND k.namespace = n.namespace AND k.object_name = n.object_name AND k.object_identity <> n.object_identity
+           AND (k.created_at, k.ordinal) < (n.created_at, n.ordinal)
+     WHERE n.commit_id = ANY (commits) AND n.affected AND n.command_tag = 'ALTER TABLE' AND n.object_type IN ('index', 'statistics object')
+       AND EXISTS (SELECT FROM pggit.changes s WHERE s.objid = n.namespace AND s.classid = 'pg_namespace'::regclass AND s.object_name <> n.schema_name)
+       AND NOT EXISTS (SELECT FROM pggit.changes o WHERE o.objid = n.objid AND o.classid = n.classid
+                          AND (o.created_at, o.ordinal) < (n.created_at, n.ordinal))
+       AND NOT EXISTS (SELECT FROM pggit.changes g WHERE g.objid = k.objid AND g.classid = k.classid AND g.action = 'DROP'
+                          AND g.objsubid = 0 AND g.aspect = '')
+       AND (pg_identify_object(k.classid, k.objid, 0)).identity IS NULL
+    ON CONFLICT DO NOTHING;
 END
 $$;
 

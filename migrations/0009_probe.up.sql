@@ -73,8 +73,6 @@ CREATE VIEW pggit.probe_rows AS
     UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.ftrelid, false, r.xmin FROM pg_catalog.pg_foreign_table r
     UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.ev_class, false, r.xmin FROM pg_catalog.pg_rewrite r
                WHERE r.rulename = '_RETURN' AND r.oid >= 16384
-    UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.tgrelid, false, r.xmin FROM pg_catalog.pg_trigger r
-               WHERE NOT r.tgisinternal AND r.tgenabled <> 'O'
     UNION ALL SELECT 'pg_catalog.pg_type'::regclass, r.oid, true, r.xmin FROM pg_catalog.pg_type r WHERE r.oid >= 16384
     UNION ALL SELECT 'pg_catalog.pg_type'::regclass, r.enumtypid, false, r.xmin FROM pg_catalog.pg_enum r
     UNION ALL SELECT 'pg_catalog.pg_type'::regclass, r.contypid, false, r.xmin FROM pg_catalog.pg_constraint r WHERE r.contypid >= 16384
@@ -124,9 +122,10 @@ DECLARE
     facts text;
 BEGIN
     IF class = 'pg_class'::regclass THEN
-        -- relhasindex and the like are the other objects'; relfilenode, relpages, relpopulated are the data's; relacl is for GRANT.
+        -- relhasindex and the like are the other objects'; relfilenode, relpages, relpopulated are the data's; relacl is for GRANT. An
+        -- index is its table's owner's.
         SELECT concat_ws(E'\n',
-            (SELECT row(c.relname, c.relnamespace, c.reloftype, c.relowner, c.relam, c.reltablespace, c.relpersistence, c.relkind,
+            (SELECT row(c.relname, c.relnamespace, c.reloftype, CASE WHEN c.relkind NOT IN ('i', 'I') THEN c.relowner END, c.relam, c.reltablespace, c.relpersistence, c.relkind,
                         c.relrowsecurity, c.relforcerowsecurity, c.relreplident, c.relispartition, c.reloptions, c.relpartbound)::text
                FROM pg_class c WHERE c.oid = obj),
             (SELECT string_agg(row(a.attnum, a.attname, a.atttypid, a.atttypmod, a.attstattarget, a.attndims, a.attstorage, a.attcompression,
@@ -147,9 +146,7 @@ BEGIN
             (SELECT row(p.*)::text FROM pg_partitioned_table p WHERE p.partrelid = obj),
             (SELECT row(q.*)::text FROM pg_sequence q WHERE q.seqrelid = obj),
             (SELECT row(f.*)::text FROM pg_foreign_table f WHERE f.ftrelid = obj),
-            (SELECT w.ev_action FROM pg_rewrite w WHERE w.ev_class = obj AND w.rulename = '_RETURN'),
-            (SELECT string_agg(row(g.oid, g.tgenabled)::text, E'\n' ORDER BY g.oid) FROM pg_trigger g
-              WHERE g.tgrelid = obj AND NOT g.tgisinternal AND g.tgenabled <> 'O'))
+            (SELECT w.ev_action FROM pg_rewrite w WHERE w.ev_class = obj AND w.rulename = '_RETURN'))
           INTO facts;
     ELSIF class = 'pg_type'::regclass THEN
         SELECT concat_ws(E'\n',
@@ -165,7 +162,7 @@ BEGIN
         SELECT concat_ws(E'\n', (SELECT (to_jsonb(p) - '{oid,proacl}'::text[])::text FROM pg_proc p WHERE p.oid = obj),
                          (SELECT (to_jsonb(a) - 'aggfnoid')::text FROM pg_aggregate a WHERE a.aggfnoid = obj)) INTO facts;
     ELSIF has_table_privilege(class, 'SELECT') THEN
-        EXECUTE format('SELECT (to_jsonb(t) - ''{oid,nspacl,fdwacl,srvacl,lanacl,tgenabled,tgparentid,ev_enabled,substwophasestate,subskiplsn}''::text[])::text '
+        EXECUTE format('SELECT (to_jsonb(t) - ''{oid,nspacl,fdwacl,srvacl,lanacl,tgparentid,substwophasestate,subskiplsn}''::text[])::text '
                        'FROM %s t WHERE t.oid = $1', class::regclass) INTO facts USING obj;
         IF class = 'pg_opfamily'::regclass THEN
             SELECT concat_ws(E'\n', facts,
@@ -393,6 +390,7 @@ BEGIN
             -- It may have become an extension's member, live on under another oid (REINDEX CONCURRENTLY, ALTER COLUMN TYPE, a
             -- restored dump), or there is newer news of its name.
             CONTINUE WHEN o.id = ANY (twins)
+                       OR EXISTS (SELECT FROM pggit.origins g WHERE g.classid = o.class AND g.was = o.obj)
                        OR EXISTS (SELECT FROM pggit.probe_facts f
                                    WHERE f.change_id = o.id AND f.objid <> o.obj
                                      AND (pggit.probe_exists(f.classid, f.objid)

@@ -204,7 +204,12 @@ BEGIN
     RETURN QUERY
     SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c
      WHERE c.oid = ANY (rels) AND (
+           -- A table that is rewritten touches its indexes, too.
            pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
+               AND (c.relkind NOT IN ('i', 'I') OR c.relname = ANY (names)
+                    OR EXISTS (SELECT FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indrelid
+                                       AND d.refclassid = 'pg_namespace'::regclass AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since)
+                                WHERE i.indexrelid = c.oid))
         OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
         OR EXISTS (SELECT FROM pg_attrdef a WHERE a.adrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
         OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND pggit.is_ours(k.xmin, k.cmin, top, top_age, since))
@@ -214,8 +219,7 @@ BEGIN
         OR EXISTS (SELECT FROM pg_sequence q WHERE q.seqrelid = c.oid AND pggit.is_ours(q.xmin, q.cmin, top, top_age, since))
         OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND c.relkind = 'S'
                       AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND pggit.is_ours(w.xmin, w.cmin, top, top_age, since))
+        OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.rulename = '_RETURN' AND pggit.is_ours(w.xmin, w.cmin, top, top_age, since))
         OR EXISTS (SELECT FROM pg_foreign_table f WHERE f.ftrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since))
         OR EXISTS (SELECT FROM pg_partitioned_table f WHERE f.partrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since)))
     UNION ALL
@@ -263,8 +267,7 @@ LANGUAGE sql STABLE AS $$
         UNION SELECT i.indrelid FROM pg_index i WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since)
         UNION SELECT i.inhrelid FROM pg_inherits i WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since)
         UNION SELECT q.seqrelid FROM pg_sequence q WHERE pggit.is_ours(q.xmin, q.cmin, top, top_age, since)
-        UNION SELECT g.tgrelid FROM pg_trigger g WHERE pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
-        UNION SELECT g.ev_class FROM pg_rewrite g WHERE pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
+        UNION SELECT g.ev_class FROM pg_rewrite g WHERE g.rulename = '_RETURN' AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
         UNION SELECT f.ftrelid FROM pg_foreign_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, top_age, since)
         UNION SELECT f.partrelid FROM pg_partitioned_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, top_age, since)) w(rel)
     UNION SELECT 'pg_type'::regclass, t.oid FROM pg_type t WHERE pggit.is_ours(t.xmin, t.cmin, top, top_age, since)
@@ -456,11 +459,6 @@ BEGIN
                    WHERE d.class = 'pg_attrdef'::regclass AND a.oid = d.obj
                   UNION ALL SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k
                    WHERE d.class = 'pg_constraint'::regclass AND k.oid = d.obj AND k.contypid <> 0
-                  -- Which triggers and rules do not fire stands in their table's definition.
-                  UNION ALL SELECT 'pg_class'::regclass, g.tgrelid FROM pg_trigger g
-                   WHERE d.class = 'pg_trigger'::regclass AND g.oid = d.obj AND g.tgenabled <> 'O' AND NOT g.tgisinternal
-                  UNION ALL SELECT 'pg_class'::regclass, r.ev_class FROM pg_rewrite r
-                   WHERE d.class = 'pg_rewrite'::regclass AND r.oid = d.obj AND r.ev_enabled <> 'O'
                   UNION ALL SELECT 'pg_publication'::regclass, p.prpubid FROM pg_publication_rel p
                    WHERE d.class = 'pg_publication_rel'::regclass AND p.oid = d.obj
                   UNION ALL SELECT 'pg_opfamily'::regclass, o.opcfamily FROM pg_opclass o
@@ -537,7 +535,10 @@ BEGIN
         GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
 
-    IF names IS NOT NULL AND tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'EXPLAIN') THEN
+    IF act IN ('GRANT', 'REVOKE', 'COMMENT', 'SECURITY') AND tag <> 'ALTER DEFAULT PRIVILEGES' THEN
+        -- No definition shows it.
+        NULL;
+    ELSIF names IS NOT NULL AND tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'EXPLAIN') THEN
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.created(names::name[], top, top_age, since) t;
     ELSIF kind = 'user mapping' AND act <> 'DROP' THEN
         -- Who wrote a mapping only a superuser may know: all of the server's, of which the view shows those that are new or differ.
@@ -555,6 +556,11 @@ BEGIN
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
     ELSE
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched(top, top_age, since) t;
+    END IF;
+    IF tag IN ('CREATE INDEX', 'CREATE TRIGGER', 'CREATE RULE') THEN
+        -- Their table's row is marked as having some: no change of the table.
+        SELECT array_agg(w.class), array_agg(w.obj) INTO classes, objects FROM unnest(classes, objects) w(class, obj)
+         WHERE w.class <> 'pg_class'::regclass OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = w.obj AND c.relkind IN ('r', 'p', 'f', 'm'));
     END IF;
     IF wholes IS NOT NULL THEN
         SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects

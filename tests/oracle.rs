@@ -9,7 +9,7 @@ mod support;
 use support::oracle::{Facts, judge, judge_end, rows};
 use support::wire::{extended, query};
 use support::workload::{Unit, Workload};
-use support::{Message, Pg, PgServer, Proxy, Wire, migrate, migrate_without_triggers, versions};
+use support::{Message, PATIENCE, Pg, PgServer, Proxy, Wire, eventually, migrate, migrate_without_triggers, versions};
 
 /// How changes get into the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,9 @@ impl Repository {
 
     /// The probe has had no reason to record anything, and has none now.
     fn assert_unsuspected(&self, log: &str) {
+        // Objects that were made anew are told from others when their commits are sealed.
+        let unsealed = || self.server.psql(&self.database, "select count(*) from pggit.unsealed()") == "0";
+        assert!(eventually(PATIENCE, unsealed), "{}", self.proxy.log());
         let look = "begin isolation level repeatable read; select suspected from pggit.probe(); commit";
         for _ in 0..2 {
             self.server.psql(&self.database, look);

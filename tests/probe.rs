@@ -132,6 +132,33 @@ fn what_is_no_change_raises_no_alarm() {
     }
 }
 
+/// What follows its table or its schema without a row of its own: another owner, another name, another oid.
+#[test]
+fn what_is_made_anew_or_reworded_is_the_same_object() {
+    for version in versions() {
+        let db = database(version);
+        db.run("create schema a; create table a.t (p int primary key, q int); create index i on a.t (q); create statistics a.s on p, q from a.t");
+        for sql in [
+            "alter table a.t rename q to r; alter table a.t owner to pg_database_owner",
+            "alter table a.t alter r type bigint",
+            "alter schema a rename to b; alter table b.t alter r type text",
+            "alter table b.t rename to u; alter schema b rename to c; alter table c.u alter r type varchar(3), alter p type bigint",
+            "alter schema c rename to b; alter index b.i rename to j",
+        ] {
+            db.run(sql);
+            db.run("select pggit.seal()");
+            assert_eq!(db.found(), Vec::<String>::new(), "{sql}");
+        }
+        let told = db.run(
+            "select object_name || ': ' || string_agg(change_type, ' ' order by created_at, ordinal) from pggit.history \
+              where object_type in ('index', 'statistics object') group by object_name order by 1",
+        );
+        assert_eq!(told, "i: CREATE ALTER ALTER ALTER\nj: RENAME\ns: CREATE ALTER ALTER ALTER\nt_pkey: CREATE ALTER");
+        db.run("drop schema b cascade");
+        assert_eq!(db.found(), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn what_nobody_recorded_is_found() {
     for version in versions() {

@@ -66,7 +66,7 @@ impl fmt::Display for Row {
 
 const SEPARATOR: &str = "\u{1f}";
 
-/// The user's own: no system schema, nothing temporary, nothing of ours, no member of an extension.
+/// The user's own: no system schema, nothing temporary, nothing of ours, no member of an extension. `tree(x)`: see [`trees`].
 const FACTS: &str = r#"
 with spaces as (select oid, nspname from pg_namespace where nspname !~ '^pg_' and nspname not in ('information_schema', 'pggit')),
 member as (select classid, objid from pg_depend where deptype = 'e'),
@@ -81,17 +81,17 @@ facts(catalog, oid, col, kind, ident, name, parts, fact) as (
       || case when c.relispartition and c.relkind in ('r', 'p') then ' partition' else '' end,
     c.ident, c.relname,
     (select string_agg(quote_ident(attname), ',' order by attnum) from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
-    concat_ws('|', c.relname, c.relnamespace, case when c.relkind not in ('i', 'I') then c.relowner end, c.relpersistence, c.reloptions, c.relrowsecurity, c.relispartition, c.relpartbound, c.relreplident,
+    concat_ws('|', c.relname, c.relnamespace, case when c.relkind not in ('i', 'I') then c.relowner end, c.relpersistence, c.reloptions, c.relrowsecurity, c.relforcerowsecurity, c.relispartition, c.relpartbound, c.relreplident,
       (select string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod, case when c.relkind in ('r', 'p') then attnotnull end, attidentity, attgenerated, attcollation, attstattarget), ';' order by attnum)
          from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
-      (select string_agg(concat_ws(':', adnum, md5(adbin)), ';' order by adnum) from pg_attrdef where adrelid = c.oid),
-      (select string_agg(concat_ws(':', conname, contype, conkey, confrelid, confkey, confdeltype, condeferrable, condeferred, convalidated, md5(conbin)), ';' order by conname)
+      (select string_agg(concat_ws(':', adnum, tree(adbin)), ';' order by adnum) from pg_attrdef where adrelid = c.oid),
+      (select string_agg(concat_ws(':', conname, contype, conkey, confrelid, confkey, confdeltype, condeferrable, condeferred, convalidated, tree(conbin)), ';' order by conname)
          from pg_constraint where conrelid = c.oid and contype not in ('n', 't')),
-      (select concat_ws(':', indrelid, indkey, indisunique, indisprimary, indisvalid, indclass, md5(indexprs), md5(indpred)) from pg_index where indexrelid = c.oid),
+      (select concat_ws(':', indrelid, indkey, indisunique, indisprimary, indisvalid, indclass, tree(indexprs), tree(indpred)) from pg_index where indexrelid = c.oid),
       (select string_agg(inhparent::text, ';' order by inhseqno) from pg_inherits where inhrelid = c.oid),
       (select concat_ws(':', seqtypid, seqstart, seqincrement, seqmax, seqmin, seqcache, seqcycle) from pg_sequence where seqrelid = c.oid),
-      (select md5(ev_action) from pg_rewrite where ev_class = c.oid and rulename = '_RETURN'),
-      (select string_agg(concat(oid, tgenabled), ';' order by oid) from pg_trigger where tgrelid = c.oid and not tgisinternal and tgenabled <> 'O'))
+      (select concat_ws(':', refobjid, refobjsubid) from pg_depend where c.relkind = 'S' and classid = 'pg_class'::regclass and objid = c.oid and deptype in ('a', 'i') and refobjsubid > 0),
+      (select tree(ev_action) from pg_rewrite where ev_class = c.oid and rulename = '_RETURN'))
   from rel c where c.relkind in ('r', 'p', 'v', 'm', 'S', 'i', 'I')
   union all
   select 'pg_type', t.oid, 0, case t.typtype when 'e' then 'enum' when 'd' then 'domain' when 'c' then 'composite' when 'r' then 'range' else 'base' end,
@@ -100,7 +100,7 @@ facts(catalog, oid, col, kind, ident, name, parts, fact) as (
              (select string_agg(quote_ident(attname), ',' order by attnum) from pg_attribute where attrelid = t.typrelid and attnum > 0 and not attisdropped)),
     concat_ws('|', t.typname, t.typnamespace, t.typowner, t.typbasetype, t.typnotnull, t.typdefault,
       (select string_agg(enumlabel, ';' order by enumsortorder) from pg_enum where enumtypid = t.oid),
-      (select string_agg(concat_ws(':', conname, md5(conbin)), ';' order by conname) from pg_constraint where contypid = t.oid and contype <> 'n'),
+      (select string_agg(concat_ws(':', conname, tree(conbin)), ';' order by conname) from pg_constraint where contypid = t.oid and contype <> 'n'),
       (select string_agg(concat_ws(':', attnum, attname, atttypid, atttypmod), ';' order by attnum) from pg_attribute where attrelid = t.typrelid and attnum > 0 and not attisdropped))
   from pg_type t join spaces s on s.oid = t.typnamespace left join pg_class c on c.oid = t.typrelid
   where (t.typrelid = 0 or c.relkind = 'c') and t.typtype <> 'm' and not exists (select from pg_type e where e.typarray = t.oid)
@@ -108,17 +108,17 @@ facts(catalog, oid, col, kind, ident, name, parts, fact) as (
   union all
   select 'pg_proc', p.oid, 0, case p.prokind when 'p' then 'procedure' when 'a' then 'aggregate' else 'function' end || case when p.prorettype = 'trigger'::regtype then ' trigger' else '' end,
     format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid)), p.proname, '',
-    concat_ws('|', p.proname, p.pronamespace, p.proowner, p.prosrc, p.proargtypes, p.prorettype, p.provolatile, p.proisstrict, p.prosecdef, p.procost, p.proconfig, md5(p.prosqlbody))
+    concat_ws('|', p.proname, p.pronamespace, p.proowner, p.prosrc, p.proargtypes, p.prorettype, p.provolatile, p.proisstrict, p.prosecdef, p.procost, p.proconfig, tree(p.prosqlbody))
   from pg_proc p join spaces s on s.oid = p.pronamespace
   where not exists (select from pg_depend where classid = 'pg_proc'::regclass and objid = p.oid and deptype in ('e', 'i'))
   union all
-  select 'pg_trigger', g.oid, 0, 'trigger', quote_ident(g.tgname), g.tgname, r.ident, concat_ws('|', g.tgname, g.tgrelid, g.tgfoid, g.tgtype, g.tgattr, md5(g.tgqual))
+  select 'pg_trigger', g.oid, 0, 'trigger', quote_ident(g.tgname), g.tgname, r.ident, concat_ws('|', g.tgname, g.tgrelid, g.tgfoid, g.tgtype, g.tgattr, tree(g.tgqual), g.tgenabled)
   from pg_trigger g join rel r on r.oid = g.tgrelid where not g.tgisinternal
   union all
-  select 'pg_policy', p.oid, 0, 'policy', quote_ident(p.polname), p.polname, r.ident, concat_ws('|', p.polname, p.polrelid, p.polcmd, p.polpermissive, p.polroles, md5(p.polqual), md5(p.polwithcheck))
+  select 'pg_policy', p.oid, 0, 'policy', quote_ident(p.polname), p.polname, r.ident, concat_ws('|', p.polname, p.polrelid, p.polcmd, p.polpermissive, p.polroles, tree(p.polqual), tree(p.polwithcheck))
   from pg_policy p join rel r on r.oid = p.polrelid
   union all
-  select 'pg_rewrite', w.oid, 0, 'rule', quote_ident(w.rulename), w.rulename, r.ident, concat_ws('|', w.rulename, w.ev_class, w.ev_type, w.is_instead, md5(w.ev_qual), md5(w.ev_action))
+  select 'pg_rewrite', w.oid, 0, 'rule', quote_ident(w.rulename), w.rulename, r.ident, concat_ws('|', w.rulename, w.ev_class, w.ev_type, w.is_instead, tree(w.ev_qual), tree(w.ev_action), w.ev_enabled)
   from pg_rewrite w join rel r on r.oid = w.ev_class where w.rulename <> '_RETURN'
   union all
   select 'pg_statistic_ext', x.oid, 0, 'statistics', format('%I.%I', s.nspname, x.stxname), x.stxname, '', concat_ws('|', x.stxname, x.stxnamespace, x.stxowner, x.stxrelid, x.stxkeys, x.stxkind, x.stxstattarget)
@@ -143,11 +143,22 @@ select concat_ws(chr(31), h.id, h.change_type, c.classid::regclass, c.objid, c.o
                  regexp_replace(coalesce(h.object_identity, ''), '[\n\x1f]', ' ', 'g'), regexp_replace(coalesce(h.object_name, ''), '[\n\x1f]', ' ', 'g'))
   from pggit.history h join pggit.changes c using (id) where c.objid is not null and h.captured_by not in ('baseline', 'probe')";
 
+/// `tree(x)` in a query: an expression or a query as the server keeps it, without where it stood in the statement's text.
+fn trees(sql: &str) -> String {
+    let mut parts = sql.split("tree(");
+    let mut whole = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (tree, rest) = part.split_once(')').unwrap();
+        whole += &format!("md5(regexp_replace({tree}::text, ':(location|stmt_location|stmt_len) -?[0-9]+', '', 'g')){rest}");
+    }
+    whole
+}
+
 impl Facts {
     /// What is there now.
     pub fn of(url: &str) -> Self {
         let mut facts = Self::default();
-        for line in psql_ok(url, FACTS).lines() {
+        for line in psql_ok(url, &trees(FACTS)).lines() {
             let words: Vec<&str> = line.split(SEPARATOR).collect();
             let [catalog, oid, column, kind, identity, name, parts, fact] = words[..] else {
                 facts.parts.insert(words.join(" "));
@@ -216,8 +227,9 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
         };
         match (was, is) {
             _ if comment => {
+                let of = Key { catalog: key.catalog[8..].into(), ..key.clone() };
                 let gone = is.is_none()
-                    && !after.objects.contains_key(&Key { catalog: key.catalog[8..].into(), column: 0, ..key.clone() });
+                    && (!after.objects.contains_key(&Key { column: 0, ..of.clone() }) || of.column != 0 && !after.has_part(&of));
                 if was.map(|w| &w.fact) != is.map(|i| &i.fact) && told.is_empty() && !gone {
                     wrong.push(format!("missed: comment on {identity} [{key}]"));
                 }
@@ -289,7 +301,7 @@ pub fn judge_end(url: &str, after: &Facts) -> Vec<String> {
                 c.affected, true, \
                 regexp_replace(coalesce(quote_ident(s.nspname) || '.' || quote_ident(c.object_name), c.object_identity, ''), '[\\n\\x1f]', ' ', 'g'), \
                 regexp_replace(coalesce(c.object_name, ''), '[\\n\\x1f]', ' ', 'g')) \
-           from pggit.changes c left join pg_namespace s on c.classid = 'pg_class'::regclass and s.oid = c.namespace \
+           from pggit.changes c left join pg_namespace s on c.classid in ('pg_class'::regclass, 'pg_statistic_ext'::regclass) and s.oid = c.namespace \
           where c.objid is not null and c.objsubid = 0 and c.aspect = '' \
           order by c.objid, c.classid, c.created_at desc, c.ordinal desc",
     );
