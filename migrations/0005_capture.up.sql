@@ -300,6 +300,20 @@ BEGIN
         PERFORM pggit.record_affected(classes, objects, tg_tag, n);
     END IF;
 
+    -- LIKE ... INCLUDING COMMENTS: those of indexes and statistics are told by nobody.
+    IF tg_tag = 'CREATE TABLE' AND pggit.client_query() ~* '\mlike\M' THEN
+        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace, aspect,
+                                   new_definition, ordinal)
+        SELECT 'COMMENT', 'COMMENT', i.type, s.nspname, a.object_names[array_length(a.object_names, 1)], i.identity, t.classoid, t.objoid, s.oid, 'comment',
+               t.description, n + row_number() OVER ()
+          FROM unnest(seen) k(key)
+          JOIN pg_description t ON t.classoid = split_part(k.key, ' ', 1)::oid AND t.objoid = split_part(k.key, ' ', 2)::oid AND t.objsubid = 0
+          CROSS JOIN LATERAL pg_identify_object(t.classoid, t.objoid, 0) i
+          CROSS JOIN LATERAL pg_identify_object_as_address(t.classoid, t.objoid, 0) a
+          LEFT JOIN pg_namespace s ON s.nspname = a.object_names[1]
+         WHERE t.classoid IN ('pg_class'::regclass, 'pg_statistic_ext'::regclass);
+    END IF;
+
     IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         PERFORM pggit.enter_extension(-1);
     END IF;

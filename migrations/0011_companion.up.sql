@@ -194,6 +194,7 @@ LANGUAGE sql STABLE AS $$
                  AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
                  JOIN pg_sequence q ON q.seqrelid = d.objid
     UNION ALL SELECT 'pg_trigger'::regclass, g.oid FROM made m JOIN pg_trigger g ON g.tgrelid = m.oid AND NOT g.tgisinternal
+    UNION ALL SELECT 'pg_statistic_ext'::regclass, e.oid FROM made m JOIN pg_statistic_ext e ON e.stxrelid = m.oid
 $$;
 
 -- Objects in which this transaction changed something: of the relations `rels` (by index), and the functions, types and others
@@ -591,6 +592,17 @@ BEGIN
           FROM jsonb_array_elements(CASE WHEN jsonb_array_length(call -> 'objects') = 0 THEN '[[null, null]]'::jsonb ELSE call -> 'objects' END)
                    WITH ORDINALITY AS o(entry, n)
           LEFT JOIN LATERAL pggit.comment_made(act, top, top_age, since) c ON true;
+    END IF;
+    IF tag = 'CREATE TABLE' AND query ~* '\mlike\M' THEN
+        -- INCLUDING COMMENTS
+        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, objsubid, aspect,
+                                   new_definition, statement_id, sql_executed, message, captured_by, ordinal)
+        SELECT 'COMMENT', 'COMMENT', i.type, a.object_names[1], a.object_names[array_length(a.object_names, 1)], c.identity, c.class, c.obj, c.sub, 'comment',
+               c.text, statement, query, pggit.message_of(query), 'inject', done + row_number() OVER (ORDER BY c.class, c.obj, c.sub)
+          FROM pggit.comment_made('COMMENT', top, top_age, since) c
+          CROSS JOIN LATERAL pg_identify_object(c.class, c.obj, c.sub) i
+          CROSS JOIN LATERAL pg_identify_object_as_address(c.class, c.obj, c.sub) a
+         WHERE a.object_names[1] IS DISTINCT FROM 'pg_temp';
     END IF;
     -- A mapping's options are shown to few, and so may have changed unseen. Which of several it was, the call does not say.
     IF tag = 'ALTER USER MAPPING' THEN

@@ -366,6 +366,32 @@ fn what_was_made_while_a_drop_waited_goes_with_it() {
     }
 }
 
+#[test]
+fn what_a_table_gets_from_another_like_it_is_recorded_in_both_modes() {
+    for version in versions() {
+        for it in [Place::with_triggers(version), Place::without_triggers(version)] {
+            let mut client = it.client();
+            client.rows("create table t (a int, b int, constraint k check (a > 0)); create index i on t (a, b); create statistics s on a, b from t");
+            client.rows("comment on column t.b is 'b'; comment on constraint k on t is 'k'; comment on statistics s is 's'; comment on index i is 'i'");
+            let mut seen = it.news(&mut 0).len();
+            client.rows("create table u (like t including all)");
+            let mut told = it.news(&mut seen);
+            told.sort();
+            let wanted = [
+                "COMMENT index public.u_a_b_idx",
+                "COMMENT statistics object public.u_a_b_stat",
+                "COMMENT table column public.u.b",
+                "COMMENT table constraint k on public.u",
+                "CREATE index public.u_a_b_idx",
+                "CREATE statistics object public.u_a_b_stat",
+                "CREATE table public.u",
+            ];
+            assert_eq!(told, wanted, "{version:?}");
+            assert_eq!(it.sql("select new_definition from pggit.history where object_identity = 'public.u.b'"), "b");
+        }
+    }
+}
+
 /// Whether a trigger or rule fires is theirs, not their table's, in both modes.
 #[test]
 fn triggers_and_rules_change_when_they_fire_no_more() {
