@@ -1,4 +1,4 @@
--- Takes the history away, with all its rows: who may need them again copies pggit.changes first.
+-- Takes the history away, with all its rows: `migrate down` keeps them in a backup.
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 DROP VIEW pggit.history;

@@ -88,7 +88,11 @@ RETURN CASE WHEN pg_catalog.current_setting('pggit.extension', true) ~ '^[0-9]{1
 CREATE FUNCTION pggit.enter_extension(step integer) RETURNS text LANGUAGE sql VOLATILE
 RETURN pg_catalog.set_config('pggit.extension', greatest(pggit.extension_depth() + step, 0)::text, true);
 
--- Whether a change in the schema pggit is our own migration's: those do not come through the proxy.
+-- Our own schemas: pggit, and those in which a migration keeps tables as they were before it.
+CREATE FUNCTION pggit.is_own(schema_name text) RETURNS boolean LANGUAGE sql IMMUTABLE
+RETURN schema_name = 'pggit' OR schema_name ~ '^pggit_backup_[0-9]+$';
+
+-- Whether a change in our own schemas is our own migration's: those do not come through the proxy.
 CREATE FUNCTION pggit.is_migrating() RETURNS boolean LANGUAGE sql STABLE
 RETURN coalesce(pg_catalog.current_setting('pggit.migration', true), '') = 'on' AND SESSION_USER = CURRENT_USER
        AND pggit.current_session() IS NULL;
@@ -202,7 +206,7 @@ BEGIN
         -- One command reports the same object several times (CREATE TABLE, then ALTER TABLE for a foreign key): the first counts.
         CONTINUE WHEN o.key = ANY (seen);
         seen := seen || o.key;
-        CONTINUE WHEN (o.schema_name = 'pggit' OR o.classid = 'pg_namespace'::regclass AND o.object_identity = 'pggit')
+        CONTINUE WHEN (pggit.is_own(o.schema_name) OR o.classid = 'pg_namespace'::regclass AND pggit.is_own(o.object_identity))
                   AND pggit.is_migrating();
 
         IF o.classid = 'pg_class'::regclass AND o.objsubid = 0 AND o.aspect = '' THEN
@@ -224,7 +228,7 @@ BEGIN
                 o.name := CASE WHEN o.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN o.object_identity
                                ELSE names[array_length(names, 1)] END;
                 IF o.classid IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_rewrite'::regclass) THEN
-                    CONTINUE WHEN names[1] = 'pg_temp' OR names[1] = 'pggit' AND pggit.is_migrating();
+                    CONTINUE WHEN names[1] = 'pg_temp' OR pggit.is_own(names[1]) AND pggit.is_migrating();
                     o.schema_name := names[1];
                     IF o.classid = 'pg_trigger'::regclass AND o.aspect = '' THEN
                         families := families || (SELECT c.oid FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
@@ -466,7 +470,7 @@ BEGIN
                -- Statistics do not say that their table was temporary; then they were never recorded.
                pggit.extension_depth() > 0 OR r.classid = 'pg_statistic_ext'::regclass AND NOT r.original, r.n
           FROM rows r
-         WHERE NOT (migrating AND (r.schema_name IS NOT DISTINCT FROM 'pggit' OR r.object_identity = 'pggit'))
+         WHERE NOT (migrating AND (coalesce(pggit.is_own(r.schema_name), false) OR pggit.is_own(r.object_identity)))
          ORDER BY r.n
     )
     SELECT (SELECT max(g.n) FROM gone g), array_agg(w.class), array_agg(w.oid) INTO n, classes, objects
@@ -492,7 +496,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     WITH member AS MATERIALIZED (
         SELECT d.classid, d.objid FROM pg_depend d WHERE d.deptype = 'e'
     ), own AS MATERIALIZED (
-        SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('pggit', 'pg_catalog', 'information_schema', 'pg_toast')
+        SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('pg_catalog', 'information_schema', 'pg_toast')
+            -- Somebody else's of such a name are like any others.
+            OR pggit.is_own(n.nspname) AND n.nspowner = (SELECT p.nspowner FROM pg_namespace p WHERE p.nspname = 'pggit')
             OR n.nspname LIKE 'pg\_temp\_%' OR n.nspname LIKE 'pg\_toast\_temp\_%'
     ), rel AS MATERIALIZED (
         SELECT c.oid FROM pg_class c

@@ -1,4 +1,4 @@
--- Takes the statement log away, with all its rows, and who froze what: who may need them again copies them first.
+-- Takes the statement log away, with all its rows, and who froze what: `migrate down` keeps them in a backup.
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 DROP TABLE pggit.freezes;

@@ -1,4 +1,4 @@
--- Takes the seals away: who may need to prove something by them copies pggit.seals first.
+-- Takes the seals away: `migrate down` keeps them in a backup, and without them nothing proves what was there.
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 DROP FUNCTION pggit.log(text, integer);

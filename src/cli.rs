@@ -60,12 +60,15 @@ enum Command {
         /// What to do
         #[arg(value_enum)]
         action: migrate::Action,
-        /// Stop at this version; 0 with `down` removes everything
+        /// Stop at this version; 0 with `down` reverts everything
         #[arg(long, value_name = "N")]
         to: Option<i64>,
         /// What changes are recorded by, with `up`
         #[arg(long, value_enum, default_value = "auto")]
         capture: migrate::Wanted,
+        /// With `prune`: also drop what is nowhere else, and at version 0 the log
+        #[arg(long)]
+        all: bool,
         /// The database, as a libpq URL
         #[arg(long, value_name = "URL", env = "PGGIT_DATABASE_URL", hide_env_values = true)]
         database_url: String,
@@ -137,8 +140,8 @@ pub fn main() -> ExitCode {
             serve::run(config, Overrides { listen, control, http, upstream })
         }
         Command::Check { config } => return ExitCode::from(check::run(&config)),
-        Command::Migrate { action, to, capture, database_url } => {
-            block_on(migrate::run(action, to, capture, &database_url))
+        Command::Migrate { action, to, capture, all, database_url } => {
+            block_on(migrate::run(migrate::Request { action, to, capture, all }, &database_url))
         }
         Command::Verify { database_url, expect } => block_on(verify::run(&database_url, expect.as_deref())),
         Command::Branch { action, database_url, pg_dump } => {

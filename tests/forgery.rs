@@ -36,6 +36,8 @@ const REFUSED: &[&str] = &[
     "select 1 from PgGit . \"record_baseline\" ( )",
     "call pggit.companion('{}', 'x', null)",
     "drop schema pggit cascade",
+    "drop schema pggit_backup_7 cascade",
+    "update pggit_backup_7.changes set created_by = 'somebody else'",
     "alter schema pggit rename to other",
     "create table pggit.mine (a int)",
     "create or replace function pggit.current_branch() returns text language sql as 'select 1::text'",

@@ -27,12 +27,14 @@ fn migrate_fails(arguments: &[&str], url: &str) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Everything in the database that is not the server's own.
+/// Everything in the database that is not the server's own, nor a backup of a migration.
 fn objects(server: &PgServer, database: &str) -> String {
     server.psql(
         database,
-        "select 'schema ' || nspname from pg_namespace where nspname !~ '^pg_' and nspname not in ('information_schema', 'public')
-         union all select 'relation ' || oid::regclass from pg_class where oid >= 16384 and relnamespace <> 'pg_toast'::regnamespace
+        "select 'schema ' || nspname from pg_namespace
+          where nspname !~ '^pg_' and nspname not in ('information_schema', 'public') and nspname !~ '^pggit_backup_'
+         union all select 'relation ' || oid::regclass from pg_class
+          where oid >= 16384 and relnamespace <> 'pg_toast'::regnamespace and relnamespace::regnamespace::text !~ '^pggit_backup_'
          union all select 'function ' || oid::regprocedure from pg_proc where oid >= 16384
          union all select 'event trigger ' || evtname from pg_event_trigger
          union all select 'default acl' from pg_default_acl
@@ -44,7 +46,8 @@ fn objects(server: &PgServer, database: &str) -> String {
 fn objects_elsewhere(server: &PgServer, database: &str) -> String {
     server.psql(
         database,
-        "select oid::regclass from pg_class where oid >= 16384 and relnamespace not in ('pg_toast'::regnamespace, 'pggit'::regnamespace)
+        "select oid::regclass from pg_class
+          where oid >= 16384 and relnamespace not in ('pg_toast'::regnamespace, 'pggit'::regnamespace)
          union all select oid::regprocedure::text::regclass from pg_proc where oid >= 16384 and pronamespace <> 'pggit'::regnamespace",
     )
 }
@@ -85,7 +88,8 @@ fn up_down_and_up_again() {
         assert_eq!(server.psql(&database, "select max(version) from pggit.migrations"), "6");
 
         let down = migrate_ok(&["down", "--to", "0"], &url);
-        assert!(down.contains("schema pggit is removed"), "{down}");
+        assert!(down.contains("schema pggit is at version 0"), "{down}");
+        migrate_ok(&["prune", "--all"], &url);
         assert_eq!(objects(server, &database), before);
         migrate_ok(&["up"], &url);
         assert_eq!(objects(server, &database), full);
@@ -130,6 +134,7 @@ fn what_somebody_keeps_in_the_schema_survives_its_removal() {
     migrate_ok(&["up"], &url);
     server.psql(&database, "create table pggit.mine (a int)");
     migrate_ok(&["down", "--to", "0"], &url);
+    migrate_ok(&["prune", "--all"], &url);
     assert_eq!(server.psql(&database, "select count(*) from pggit.mine"), "0");
 }
 
@@ -148,7 +153,8 @@ fn a_plain_role_does_without_event_triggers() {
         let up = migrate_ok(&["up"], &url);
         assert!(up.contains("capture is inject") && up.contains("there are no event triggers"), "{up}");
         assert_eq!(server.psql(&database, "select pggit.capture_mode(), count(*) from pg_event_trigger"), "inject|0");
-        assert!(migrate_ok(&["down", "--to", "0"], &url).contains("schema pggit is removed"));
+        assert!(migrate_ok(&["down", "--to", "0"], &url).contains("schema pggit is at version 0"));
+        migrate_ok(&["prune", "--all"], &url);
         assert_eq!(objects(server, &database), "");
     }
 }
@@ -207,14 +213,11 @@ fn another_migration_in_the_way_ends_in_words() {
     let database = server.unique_database("busy");
     let url = server.url(&database);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let error = runtime.block_on(async {
-        use sqlx::Connection as _;
-        use sqlx::migrate::Migrate as _;
-        let mut other = sqlx::PgConnection::connect(&url).await.unwrap();
-        other.lock().await.unwrap();
-        let url = url.clone();
-        tokio::task::spawn_blocking(move || migrate_fails(&["up"], &url)).await.unwrap()
-    });
+    let (client, connection) = runtime.block_on(tokio_postgres::connect(&url, tokio_postgres::NoTls)).unwrap();
+    runtime.spawn(connection);
+    let lock = "select pg_advisory_lock(hashtextextended('pggit.migrations', 0))";
+    runtime.block_on(client.batch_execute(lock)).unwrap();
+    let error = migrate_fails(&["up"], &url);
     assert!(error.contains("another migration is running"), "{error}");
     assert_eq!(objects(server, &database), "");
 }

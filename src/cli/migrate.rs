@@ -1,4 +1,4 @@
-//! `pggit-proxy migrate up|down|status`.
+//! `pggit-proxy migrate up|down|status|prune`.
 
 use anyhow::Context as _;
 use chrono::SecondsFormat;
@@ -7,7 +7,7 @@ use sqlx::Connection as _;
 use super::connect::connect;
 use crate::change::Capture;
 use crate::config;
-use crate::history::migrate::{self, State, Status, Step, Way};
+use crate::history::migrate::{self, Backup, State, Status, Step, Way};
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -18,6 +18,21 @@ pub enum Action {
     Down,
     /// Show what is there.
     Status,
+    /// Drop the backups of which everything is in the schema, too; with `--all` every one.
+    Prune,
+}
+
+/// What `migrate` is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// What to do.
+    pub action: Action,
+    /// Where to stop.
+    pub to: Option<i64>,
+    /// What changes are recorded by, with `up`.
+    pub capture: Wanted,
+    /// With `prune`: also what is nowhere else.
+    pub all: bool,
 }
 
 /// What changes are recorded by.
@@ -47,23 +62,37 @@ capture is inject: there are no event triggers in this database, which only a su
 by calls that the proxy adds to its clients' statements. What is changed round the proxy, or by DO blocks and functions,
 is noticed afterwards, by comparing the catalogs with the history.";
 
-/// Runs one action on the database of a libpq URL, telling what happens on standard output.
-pub async fn run(action: Action, to: Option<i64>, capture: Wanted, url: &str) -> anyhow::Result<()> {
+/// What is left of it.
+const REVERTED: &str = "\
+schema pggit is at version 0: only its log (pggit.upgrade_log) and backups are left, for `migrate up` to go on from.
+`migrate prune --all` removes them, too.";
+
+/// Does it in the database of a libpq URL, telling what happens on standard output.
+pub async fn run(request: Request, url: &str) -> anyhow::Result<()> {
     let mut connection = connect(url).await?;
     let mut told = |step: &Step| println!("{}", line(step));
-    match action {
+    match request.action {
         Action::Up => {
-            let version = migrate::up(&mut connection, to, capture.into(), &mut told).await?;
+            let version = migrate::up(&mut connection, request.to, request.capture.into(), &mut told).await?;
             println!("schema pggit is at version {version}{}", behind(version));
             if migrate::mode(&mut connection).await? == Some(Capture::Inject) {
                 println!("{WITHOUT_TRIGGERS}");
             }
         }
-        Action::Down => match migrate::down(&mut connection, to, &mut told).await? {
-            0 => println!("schema pggit is removed"),
+        Action::Down => match migrate::down(&mut connection, request.to, &mut told).await? {
+            0 => println!("{REVERTED}"),
             version => println!("schema pggit is at version {version}{}", behind(version)),
         },
-        Action::Status => print!("{}", table(&migrate::status(&mut connection).await?)),
+        Action::Status => {
+            print!("{}", table(&migrate::status(&mut connection).await?));
+            print!("{}", kept(&migrate::backups(&mut connection).await?));
+        }
+        Action::Prune => {
+            for backup in migrate::prune(&mut connection, request.all).await? {
+                println!("dropped {} ({} rows)", backup.schema, backup.rows);
+            }
+            print!("{}", kept(&migrate::backups(&mut connection).await?));
+        }
     }
     connection.close().await.context("cannot close the connection")
 }
@@ -73,7 +102,25 @@ fn line(step: &Step) -> String {
         Way::Up => "applied",
         Way::Down => "reverted",
     };
-    format!("{done} {:04} {} ({:.1} ms)", step.version, step.name, step.took.as_secs_f64() * 1000.0)
+    let mut line = format!("{done} {:04} {} ({:.1} ms)", step.version, step.name, step.took.as_secs_f64() * 1000.0);
+    if let Some(schema) = &step.backup {
+        line.push_str(&format!(", backup in {schema}"));
+    }
+    if let Some(schema) = &step.returned {
+        line.push_str(&format!(", rows back from {schema}"));
+    }
+    line
+}
+
+fn kept(backups: &[Backup]) -> String {
+    let line = |backup: &Backup| {
+        let what = if backup.only { ", not in the schema: `migrate up` brings them back" } else { "" };
+        format!(
+            "{}: {} rows of before {} -> {}{what}\n",
+            backup.schema, backup.rows, backup.from_version, backup.to_version
+        )
+    };
+    backups.iter().map(line).collect()
 }
 
 /// What is still missing.
@@ -106,8 +153,11 @@ mod tests {
 
     #[test]
     fn a_step_reads_as_a_line() {
-        let step = Step { way: Way::Up, version: 2, name: "history".into(), took: Duration::from_micros(1540) };
+        let took = Duration::from_micros(1540);
+        let mut step = Step { way: Way::Up, version: 2, name: "history".into(), took, backup: None, returned: None };
         assert_eq!(line(&step), "applied 0002 history (1.5 ms)");
+        step.returned = Some("pggit_backup_7".into());
+        assert_eq!(line(&step), "applied 0002 history (1.5 ms), rows back from pggit_backup_7");
     }
 
     #[test]

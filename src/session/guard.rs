@@ -66,9 +66,9 @@ fn guarded_object(statement: &Statement) -> Option<Refusal> {
     }
     let kind = statement.object_type.unwrap_or_default();
     let object = statement.objects.iter().find(|object| match kind {
-        "schema" => object.name == SCHEMA,
+        "schema" => is_ours(&object.name),
         "event trigger" => object.name.starts_with("pggit_"),
-        _ => object.schema.as_deref() == Some(SCHEMA),
+        _ => object.schema.as_deref().is_some_and(is_ours),
     })?;
     let name = match &object.schema {
         Some(schema) => format!("{schema}.{}", object.name),
@@ -80,6 +80,12 @@ fn guarded_object(statement: &Statement) -> Option<Refusal> {
         "The schema pggit is written by the recorder alone.".to_owned(),
         "Read pggit.history. Branches and freezes are changed on the control port.",
     ))
+}
+
+/// The recorder's schema, and those in which a migration keeps its tables: what it brings back from there is history again.
+fn is_ours(schema: &str) -> bool {
+    let backup = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    schema == SCHEMA || schema.strip_prefix("pggit_backup_").is_some_and(backup)
 }
 
 fn guarded_call(statement: &Statement, sql: &[u8]) -> Option<Refusal> {

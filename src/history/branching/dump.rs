@@ -35,6 +35,8 @@ pub(super) async fn schema(
     command
         .args(["--schema-only", "--no-subscriptions", "--encoding=UTF8", "--lock-wait-timeout=60s"])
         .arg(format!("--snapshot={snapshot}"))
+        // What a migration kept is about this database.
+        .arg("--exclude-schema=pggit_backup_[0-9]+")
         .envs(server.libpq_environment(database).await)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

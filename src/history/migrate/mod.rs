@@ -1,20 +1,29 @@
 //! The `pggit` schema's migrations: embedded in the program, applied and reverted one transaction each.
 //!
-//! sqlx's table of applied migrations is `pggit.migrations`; nothing is ever made in another schema. The sequence is
-//! ours, not [`Migrator::run`]'s, so that every step can be told, and because a schema that is not ours must stay
-//! untouched.
+//! sqlx's table of applied migrations is `pggit.migrations`; beside it `pggit.upgrade_log` has a row for each [`step`]. These two
+//! are the runner's own and stay when everything is reverted, as do the backups, schemas `pggit_backup_<upgrade_id>`: only
+//! [`prune`] takes them away. The sequence is ours, not [`Migrator::run`]'s, because of these, and because a schema that is not
+//! ours must stay untouched.
+
+mod backups;
+mod error;
+mod step;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::migrate::{Migrate as _, MigrateError as SqlxMigrateError, Migration, Migrator};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 
-use super::connect::{in_words, sqlstate};
+pub use backups::{Backup, backups, prune};
+pub use error::MigrateError;
+pub use step::{Step, Way};
+
+use super::connect::sqlstate;
 use crate::change::Capture;
 use crate::config;
+use step::Plan;
 
 static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
@@ -23,30 +32,12 @@ const TABLE: &str = "pggit.migrations";
 /// The columns of sqlx's table; another `pggit.migrations` (pgGit's own SQL has one) is not ours.
 const COLUMNS: [&str; 6] = ["version", "description", "installed_on", "success", "checksum", "execution_time"];
 
+/// The released scripts take the same one.
+const LOCK: &str = "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('pggit.migrations', 0))";
+const UNLOCK: &str = "SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('pggit.migrations', 0))";
+
 /// A migration waits this long for a lock that a client holds, and for another migration that runs.
 const LOCK_TIMEOUT: &str = "10s";
-
-/// One step that was done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// Applied or reverted.
-    pub way: Way,
-    /// The migration's number.
-    pub version: i64,
-    /// Its name, from the file's.
-    pub name: String,
-    /// How long it took.
-    pub took: Duration,
-}
-
-/// What a step did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Applied.
-    Up,
-    /// Reverted.
-    Down,
-}
 
 /// One migration, as `migrate status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,80 +63,6 @@ pub enum State {
     Unknown(DateTime<Utc>),
 }
 
-/// Why a migration did not run. Nothing is left half done: what is named failed as a whole, what was told before stays.
-#[derive(Debug, thiserror::Error)]
-pub enum MigrateError {
-    /// Somebody else's `pggit`.
-    #[error(
-        "database \"{database}\" has a schema pggit that pggit-proxy did not make (pgGit's own SQL, perhaps): \
-         it is left as it is. Rename or remove it, or choose another database"
-    )]
-    Foreign {
-        /// Where.
-        database: String,
-    },
-    /// Event triggers need a superuser.
-    #[error(
-        "role \"{role}\" cannot install event triggers, which record the history: run this as a superuser, or as the \
-         administrator role of your managed server (its member of rds_superuser, cloudsqlsuperuser …)"
-    )]
-    NotSuperuser {
-        /// Who was connected.
-        role: String,
-    },
-    /// The binary is the older one.
-    #[error("the database is at version {found}, this program knows {latest}: use the newer pggit-proxy")]
-    TooNew {
-        /// The database's version.
-        found: i64,
-        /// The program's.
-        latest: i64,
-    },
-    /// The text of an applied migration is another one.
-    #[error(
-        "migration {version} was applied with another text than this program has: it comes from another build; \
-         use that one, or compare with `migrate status`"
-    )]
-    Differs {
-        /// Which.
-        version: i64,
-    },
-    /// `--to` names nothing.
-    #[error("there is no migration {0}: known are {known}", known = known_versions())]
-    NoSuchVersion(i64),
-    /// The advisory lock is taken.
-    #[error("another migration is running in this database: try again when it is done")]
-    Busy,
-    /// A client is in the way.
-    #[error(
-        "migration {version} waited {LOCK_TIMEOUT} in vain for a lock that another session holds; it changed nothing. \
-         Try again when no schema change is running (see pg_stat_activity for long transactions)"
-    )]
-    Locked {
-        /// Which.
-        version: i64,
-    },
-    /// Cannot be written.
-    #[error("this server is a read-only standby: run the migration on the primary")]
-    Standby,
-    /// Unsupported server.
-    #[error("the server is PostgreSQL {0}: pggit-proxy needs 14 or newer")]
-    ServerTooOld(String),
-    /// The script itself failed.
-    #[error("migration {version} ({name}) failed and changed nothing: {}", in_words(.source))]
-    Script {
-        /// Which.
-        version: i64,
-        /// Its name.
-        name: String,
-        /// The server's words.
-        source: sqlx::Error,
-    },
-    /// Anything else between us and the server.
-    #[error("{}", in_words(.0))]
-    Sql(#[from] sqlx::Error),
-}
-
 /// The version that this program expects.
 pub fn latest() -> i64 {
     ups().map(|migration| migration.version).max().unwrap_or(0)
@@ -166,8 +83,8 @@ pub async fn up(
     result
 }
 
-/// Reverts what is above version `to`; without it the newest one. Version 0 removes the schema too, if it is empty
-/// then. Returns the version reached.
+/// Reverts what is above version `to`; without it the newest one. Of version 0 only the log and the backups are left. Returns the
+/// version reached.
 pub async fn down(
     connection: &mut PgConnection,
     to: Option<i64>,
@@ -235,19 +152,19 @@ async fn up_locked(
     let pending: Vec<_> = ups().filter(|m| m.version <= to && !applied.contains_key(&m.version)).collect();
     let mut reached = applied.keys().last().copied().unwrap_or(0);
     if pending.is_empty() {
+        if !applied.is_empty() {
+            make_tables(connection).await?;
+        }
         return Ok(reached);
     }
     let mode = choose(connection, capture).await?;
     sqlx::query("SELECT set_config('pggit.capture', $1, false)").bind(mode.as_str()).execute(&mut *connection).await?;
-    if applied.is_empty() {
-        make_table(connection).await?;
-    }
+    make_tables(connection).await?;
+    // What this run makes from nothing needs no backup, and what it brings back has one.
+    let back_up = reached > 0;
     for migration in pending {
-        let took = match connection.apply(TABLE, migration).await {
-            Ok(took) => took,
-            Err(error) => return Err(explain(error, migration)),
-        };
-        told(&step(Way::Up, migration, took));
+        let plan = Plan { way: Way::Up, migration, from: reached, to: migration.version, back_up };
+        told(&step::run(connection, &plan).await?);
         reached = reached.max(migration.version);
     }
     Ok(reached)
@@ -265,21 +182,19 @@ async fn down_locked(
     let downs = MIGRATOR.iter().filter(|m| m.migration_type.is_down_migration());
     let mut downs: Vec<_> = downs.filter(|m| m.version > to && applied.contains_key(&m.version)).collect();
     downs.sort_by_key(|migration| std::cmp::Reverse(migration.version));
-    for migration in downs {
-        let took = match connection.revert(TABLE, migration).await {
-            Ok(took) => took,
-            Err(error) => return Err(explain(error, migration)),
-        };
-        told(&step(Way::Down, migration, took));
-        applied.remove(&migration.version);
+    if !applied.is_empty() {
+        make_tables(connection).await?;
     }
-    if applied.is_empty() && matches!(find(connection).await?, Found::Ours) {
-        remove_table(connection).await?;
+    for migration in downs {
+        applied.remove(&migration.version);
+        let to = applied.keys().last().copied().unwrap_or(0);
+        let plan = Plan { way: Way::Down, migration, from: migration.version, to, back_up: true };
+        told(&step::run(connection, &plan).await?);
     }
     Ok(applied.keys().last().copied().unwrap_or(0))
 }
 
-/// Checks the server, and takes sqlx's own lock so that no two migrations run together.
+/// Checks the server, and takes the lock so that no two migrations run together.
 async fn prepare(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let (number, version, standby): (i32, String, bool) = sqlx::query_as(
         "SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery()",
@@ -301,16 +216,16 @@ async fn prepare(connection: &mut PgConnection) -> Result<(), MigrateError> {
              SET default_transaction_isolation = 'read committed'; SET client_min_messages = warning",
         )
         .await?;
-    match connection.lock().await {
-        Ok(()) => Ok(()),
-        Err(SqlxMigrateError::Execute(error)) if sqlstate(&error) == Some("55P03") => Err(MigrateError::Busy),
-        Err(error) => Err(plain(error)),
+    match connection.execute(LOCK).await {
+        Ok(_) => Ok(()),
+        Err(error) if sqlstate(&error) == Some("55P03") => Err(MigrateError::Busy),
+        Err(error) => Err(error.into()),
     }
 }
 
 async fn release(connection: &mut PgConnection) {
     // The server does it anyway when the connection ends.
-    let _ = connection.unlock().await;
+    let _ = connection.execute(UNLOCK).await;
 }
 
 async fn find(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
@@ -378,34 +293,15 @@ async fn choose(connection: &mut PgConnection, wanted: config::Capture) -> Resul
     }
 }
 
-/// Schema and table together, so that there is never an empty schema that nobody owns up to.
-async fn make_table(connection: &mut PgConnection) -> Result<(), MigrateError> {
+/// Schema and tables together, so that there is never an empty schema that nobody owns up to.
+async fn make_tables(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let mut transaction = connection.begin().await?;
+    // Where triggers record already, what the runner makes is no change of the user's.
+    transaction.execute("SELECT pg_catalog.set_config('pggit.migration', 'on', true)").await?;
     transaction.create_schema_if_not_exists("pggit").await.map_err(plain)?;
     transaction.ensure_migrations_table(TABLE).await.map_err(plain)?;
+    step::open_log(&mut transaction).await?;
     Ok(transaction.commit().await?)
-}
-
-async fn remove_table(connection: &mut PgConnection) -> Result<(), MigrateError> {
-    connection.execute("DROP TABLE pggit.migrations").await?;
-    match connection.execute("DROP SCHEMA pggit RESTRICT").await {
-        // dependent_objects_still_exist: somebody keeps something of their own there.
-        Err(error) if sqlstate(&error) == Some("2BP01") => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok(()),
-    }
-}
-
-fn explain(error: SqlxMigrateError, migration: &Migration) -> MigrateError {
-    let version = migration.version;
-    let source = match error {
-        SqlxMigrateError::ExecuteMigration(source, _) => source,
-        other => return plain(other),
-    };
-    match sqlstate(&source) {
-        Some("55P03") => MigrateError::Locked { version },
-        Some(_) | None => MigrateError::Script { version, name: migration.description.to_string(), source },
-    }
 }
 
 /// The errors that sqlx's steps have apart from a script's own.
@@ -414,10 +310,6 @@ fn plain(error: SqlxMigrateError) -> MigrateError {
         SqlxMigrateError::Execute(error) => MigrateError::Sql(error),
         other => MigrateError::Sql(sqlx::Error::Protocol(other.to_string())),
     }
-}
-
-fn step(way: Way, migration: &Migration, took: Duration) -> Step {
-    Step { way, version: migration.version, name: migration.description.to_string(), took }
 }
 
 fn ups() -> impl Iterator<Item = &'static Migration> {
@@ -445,7 +337,11 @@ mod tests {
         for up in ups() {
             let down = MIGRATOR.iter().find(|m| m.version == up.version && m.migration_type.is_down_migration());
             assert!(down.is_some(), "migration {} has no down script", up.version);
-            assert!(!up.no_tx, "migration {} must run in a transaction", up.version);
+            assert!(
+                !up.no_tx && down.is_some_and(|down| !down.no_tx),
+                "migration {} must run in a transaction",
+                up.version
+            );
         }
     }
 

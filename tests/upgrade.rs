@@ -1,0 +1,330 @@
+//! What a migration leaves behind: its log, its backups, and every row on the way down and up again, also when it is killed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, Stdio};
+
+use support::proxy::{PROGRAM, run};
+use support::{Pg, PgServer, versions, wait_for};
+
+fn migrate_ok(arguments: &[&str], url: &str) -> String {
+    let output = run(&[&["migrate"], arguments, &["--database-url", url]].concat());
+    assert!(output.status.success(), "migrate {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn migrate_fails(arguments: &[&str], url: &str) -> String {
+    let output = run(&[&["migrate"], arguments, &["--database-url", url]].concat());
+    assert_eq!(output.status.code(), Some(1), "migrate {arguments:?} went well");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn latest(server: &PgServer, database: &str) -> i64 {
+    server.psql(database, "select max(version) from pggit.migrations").parse().unwrap()
+}
+
+/// Three rows in each table that has none, with a value in every column that no CHECK forbids: what a migration has to carry.
+const FILL: &str = r#"
+DO $$
+DECLARE
+    t record;
+    used boolean;
+BEGIN
+    FOR t IN
+        SELECT c.oid, c.relname,
+               string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns,
+               string_agg(CASE format_type(a.atttypid, NULL)
+                          WHEN 'text' THEN $q$'x' || n$q$ WHEN 'uuid' THEN 'gen_random_uuid()' WHEN 'boolean' THEN 'true'
+                          WHEN 'timestamp with time zone' THEN 'clock_timestamp()' WHEN 'interval' THEN $q$'1 s'$q$ WHEN 'jsonb' THEN $q$'{"a": 1}'$q$
+                          WHEN 'bytea' THEN $q$'\x00'$q$ WHEN 'inet' THEN $q$'::1'$q$ WHEN 'text[]' THEN $q$'{a,b}'$q$
+                          WHEN 'uuid[]' THEN 'array[gen_random_uuid()]' WHEN 'xid8' THEN $q$'700'$q$ WHEN 'xid' THEN $q$'700'$q$
+                          WHEN 'xid[]' THEN $q$'{700}'$q$ ELSE 'n' END, ', ' ORDER BY a.attnum) AS value
+          FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+         WHERE c.relnamespace = 'pggit'::regnamespace AND c.relkind = 'r' AND c.relname NOT IN ('migrations', 'upgrade_log')
+           AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attidentity = ''
+           AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND a.attnum = ANY (k.conkey)
+                                                         AND (NOT a.attnotnull OR a.atthasdef))
+         GROUP BY c.oid, c.relname ORDER BY c.oid
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM pggit.%I)', t.relname) INTO used;
+        IF NOT used THEN
+            EXECUTE format('INSERT INTO pggit.%I (%s) SELECT %s FROM generate_series(1, 3) n', t.relname, t.columns, t.value);
+        END IF;
+    END LOOP;
+END
+$$"#;
+
+/// A database with a history and rows in every table.
+fn lived_in(server: &PgServer, name: &str) -> (String, String) {
+    let database = server.unique_database(name);
+    let url = server.url(&database);
+    migrate_ok(&["up"], &url);
+    server.psql(
+        &database,
+        "create table kept (a int primary key); alter table kept add b text; create view seen as select * from kept",
+    );
+    server.psql(&database, "create table dropped (a int)");
+    server.psql(&database, "drop table dropped; comment on table kept is 'kept'");
+    server.psql(&database, "select pggit.seal()");
+    look(server, &database);
+    server.psql(&database, FILL);
+    server.psql(&database, "delete from pggit.change_requests where number = 3");
+    (database, url)
+}
+
+/// What the probe finds.
+fn look(server: &PgServer, database: &str) -> String {
+    server.psql(
+        database,
+        "begin isolation level repeatable read; select suspected || ' ' || recorded from pggit.probe(); commit",
+    )
+}
+
+fn tables(server: &PgServer, database: &str) -> Vec<String> {
+    let all = "select relname from pg_class where relnamespace = 'pggit'::regnamespace and relkind = 'r' \
+               and relname not in ('migrations', 'upgrade_log') order by 1";
+    server.psql(database, all).lines().map(str::to_owned).collect()
+}
+
+/// Every row of every table.
+fn rows(server: &PgServer, database: &str) -> BTreeSet<String> {
+    let each =
+        tables(server, database).into_iter().map(|t| format!("select '{t} ' || to_jsonb(t)::text from pggit.{t} t"));
+    let all = each.collect::<Vec<_>>().join(" union all ");
+    server.psql(database, &all).lines().map(str::to_owned).collect()
+}
+
+/// Of the rows of before none is missing; what is new is a baseline of the objects that are there, and that the probe knows them.
+fn assert_nothing_lost(before: &BTreeSet<String>, after: &BTreeSet<String>, when: &str) {
+    let lost: Vec<_> = before.difference(after).collect();
+    assert!(lost.is_empty(), "{when}: {} of {} rows are lost: {lost:#?}", lost.len(), before.len());
+    let known = |row: &&String| row.contains("\"action\": \"BASELINE\"") || row.starts_with("probe_facts ");
+    let new: Vec<_> = after.difference(before).filter(|row| !known(row)).collect();
+    assert!(new.is_empty(), "{when}: rows that nobody wrote: {new:#?}");
+}
+
+#[test]
+fn no_row_is_lost_on_the_way_down_and_up_again() {
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let (database, url) = lived_in(server, "rows");
+        for table in tables(server, &database) {
+            assert_ne!(
+                server.psql(&database, &format!("select count(*) from pggit.{table}")),
+                "0",
+                "{table} has no rows"
+            );
+        }
+        let history = "select count(*) from pggit.changes where action <> 'BASELINE'";
+        for to in (0..latest(server, &database)).rev() {
+            if to > 0 && version != Pg::V15 {
+                continue;
+            }
+            // Neither sealed nor looked at by the probe.
+            server.psql(&database, &format!("create table fresh_{to} (a int)"));
+            let changes = server.psql(&database, history);
+            let before = rows(server, &database);
+            let down = run(&["migrate", "down", "--to", &to.to_string(), "--database-url", &url]);
+            if String::from_utf8_lossy(&down.stderr).contains("there is no migration") {
+                continue;
+            }
+            assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+            migrate_ok(&["up"], &url);
+            assert_nothing_lost(&before, &rows(server, &database), &format!("down to {to} and up"));
+            assert_eq!(server.psql(&database, history), changes, "no migration is a change of the user's");
+            assert_eq!(server.psql(&database, "select count(*) from pggit.verify()"), "0", "the chain is whole");
+        }
+        for _ in 0..2 {
+            assert_eq!(look(server, &database), "0 0", "all that is there is explained");
+        }
+        let number = "select nextval(pg_get_serial_sequence('pggit.change_requests', 'number'))";
+        assert_eq!(server.psql(&database, number), "4", "what was given out is not given out again");
+
+        // And the recording goes on.
+        server.psql(&database, "create table later (a int)");
+        let recorded = "select change_type from pggit.history where object_identity = 'public.later'";
+        assert_eq!(server.psql(&database, recorded), "CREATE");
+        let ours = "select count(*) from pggit.recordable_objects() r, pg_identify_object(r.class, r.obj, 0) i where i.identity ~ 'pggit'";
+        assert_eq!(server.psql(&database, ours), "0");
+    }
+}
+
+#[test]
+fn what_changed_while_there_was_no_schema_is_told_afterwards() {
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let (database, url) = lived_in(server, "meanwhile");
+        server.psql(&database, "create table gone (a int)");
+        look(server, &database);
+        migrate_ok(&["down", "--to", "0"], &url);
+        server.psql(&database, "alter table kept add c int; drop table gone; create table made (a int)");
+        migrate_ok(&["up"], &url);
+        // What is suspected at one look is recorded at the next if it is still so.
+        look(server, &database);
+        look(server, &database);
+        let told = "select change_type || ' ' || object_identity || ' ' || captured_by from pggit.history \
+                    where created_at > (select max(started_at) from pggit.upgrade_log where to_version = 5) \
+                    and object_identity in ('public.kept', 'public.gone', 'public.made') order by 1";
+        let told = server.psql(&database, told);
+        assert_eq!(told, "BASELINE public.kept baseline\nBASELINE public.made baseline\nDROP public.gone probe");
+        assert_eq!(look(server, &database), "0 0");
+    }
+}
+
+#[test]
+fn each_step_is_in_the_log_with_its_backup() {
+    let server = PgServer::shared(Pg::V15);
+    let (database, url) = lived_in(server, "log");
+    let latest = latest(server, &database);
+    let log = |columns: &str, which: &str| {
+        server.psql(&database, &format!("select {columns} from pggit.upgrade_log where {which}"))
+    };
+    let steps = server.psql(&database, "select count(*) from pggit.migrations");
+    assert_eq!(log("count(*)", "status = 'completed' and completed_at >= started_at"), steps);
+    assert_eq!(log("count(*)", "true"), steps);
+    assert_eq!(log("from_version", "to_version = 1"), "0");
+    assert_eq!(log("count(*)", "backup is not null"), "0", "from nothing there is nothing to keep");
+
+    let down = migrate_ok(&["down", "--to", "5"], &url);
+    assert!(down.contains(", backup in pggit_backup_"), "{down}");
+    let six = server.psql(
+        &database,
+        "select backup from pggit.upgrade_log where from_version = 6 and to_version = 5 and status = 'completed'",
+    );
+    let kept = format!("select count(*) from {six}.statements");
+    assert_eq!(server.psql(&database, &kept), "3");
+    assert_eq!(
+        server.psql(&database, "select status from pggit.upgrade_log where from_version = 5 and to_version = 6"),
+        "rolled_back"
+    );
+    assert_eq!(
+        server.psql(&database, &format!("select has_schema_privilege('pggit_reader', '{six}', 'usage'), has_table_privilege('public', '{six}.statements', 'select')")),
+        "f|f",
+        "only the owner reads it"
+    );
+    assert!(migrate_ok(&["status"], &url).contains(&format!("{six}: ")), "status tells of it");
+
+    let up = migrate_ok(&["up"], &url);
+    assert!(up.contains(&format!(", rows back from {six}")), "{up}");
+    let by = "select u.from_version || ' ' || u.to_version from pggit.upgrade_log d join pggit.upgrade_log u on u.upgrade_id = d.returned_by \
+              where d.from_version = 6";
+    assert_eq!(server.psql(&database, by), "5 6");
+
+    // What is in the schema, too, may go; what is nowhere else stays until somebody insists.
+    migrate_ok(&["down"], &url);
+    let pruned = migrate_ok(&["prune"], &url);
+    assert!(pruned.contains(&format!("dropped {six}")), "{pruned}");
+    let left = "select nspname from pg_namespace where nspname ~ '^pggit_backup_'";
+    let before = server.psql(&database, left);
+    migrate_ok(&["down", "--to", "5"], &url);
+    migrate_ok(&["prune"], &url);
+    assert!(server.psql(&database, left).lines().count() > before.lines().count());
+    migrate_ok(&["prune", "--all"], &url);
+    assert_eq!(server.psql(&database, left), "");
+    assert_eq!(server.psql(&database, "select max(version) from pggit.migrations"), "5");
+    migrate_ok(&["up"], &url);
+    assert_eq!(self::latest(server, &database), latest);
+}
+
+#[test]
+fn a_failed_step_leaves_its_row_in_the_log_and_nothing_else() {
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let (database, url) = lived_in(server, "failed");
+        migrate_ok(&["down", "--to", "6"], &url);
+        let before = rows(server, &database);
+        server.psql(&database, "create view public.needs as select * from pggit.freezes");
+        let error = migrate_fails(&["down", "--to", "5"], &url);
+        assert!(error.contains("failed and changed nothing") && error.contains("depend"), "{error}");
+        let logged = "select from_version, to_version, status, completed_at is not null, backup from pggit.upgrade_log order by upgrade_id desc limit 1";
+        assert_eq!(server.psql(&database, logged), "6|5|failed|t|");
+        let message = server.psql(&database, "select error_message from pggit.upgrade_log where status = 'failed'");
+        assert!(message.contains("cannot drop table pggit.freezes"), "{message}");
+        let after = rows(server, &database);
+        assert_eq!(before.difference(&after).count(), 0);
+        assert_eq!(server.psql(&database, "select max(version) from pggit.migrations"), "6");
+        server.psql(&database, "drop view public.needs");
+        migrate_ok(&["down", "--to", "5"], &url);
+    }
+}
+
+#[test]
+fn a_backup_that_is_gone_is_not_passed_over() {
+    let server = PgServer::shared(Pg::V15);
+    let (database, url) = lived_in(server, "gone");
+    migrate_ok(&["down", "--to", "5"], &url);
+    let six = server.psql(&database, "select backup from pggit.upgrade_log where from_version = 6 and to_version = 5");
+    server.psql(&database, &format!("drop table {six}.statements"));
+    let error = migrate_fails(&["up"], &url);
+    assert!(error.contains(&format!("the backup {six}.statements is gone")), "{error}");
+    assert_eq!(server.psql(&database, "select max(version) from pggit.migrations"), "5");
+    server.psql(&database, "update pggit.upgrade_log set returned_by = 0 where from_version = 6 and to_version = 5");
+    migrate_ok(&["up"], &url);
+    assert_eq!(server.psql(&database, "select count(*) from pggit.statements"), "0");
+}
+
+/// A migration that waits for a lock that somebody else holds, in the middle of a step.
+fn stuck(server: &PgServer, database: &str, arguments: &[&str]) -> Child {
+    let url = server.url(database);
+    let child = Command::new(PROGRAM)
+        .arg("migrate")
+        .args(arguments)
+        .args(["--database-url", &url])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    wait_for("the migration waits", || (server.psql(database, waiting) == "1").then_some(()));
+    child
+}
+
+#[test]
+fn one_that_is_killed_has_done_each_step_or_not() {
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let (database, url) = lived_in(server, "killed");
+        let before = rows(server, &database);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let locked = |lock: &str, arguments: &[&str]| {
+            let (client, connection) = runtime.block_on(tokio_postgres::connect(&url, tokio_postgres::NoTls)).unwrap();
+            let driving = runtime.spawn(connection);
+            runtime.block_on(client.batch_execute(&format!("begin; {lock}"))).unwrap();
+            let mut child = stuck(server, &database, arguments);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let open = "select count(*) from pggit.upgrade_log where status = 'in_progress'";
+            assert_eq!(server.psql(&database, open), "1");
+            drop(client);
+            runtime.block_on(driving).unwrap().unwrap();
+            // The server's own process gets its lock now, finds that nobody is there, and rolls back.
+            let held = "select count(*) from pg_locks l join pg_database d on d.oid = l.database \
+                        where l.locktype = 'advisory' and d.datname = current_database()";
+            wait_for("the killed one's server process ends", || (server.psql(&database, held) == "0").then_some(()));
+            let (from, to): (i64, i64) = {
+                let row = server.psql(
+                    &database,
+                    "select from_version, to_version from pggit.upgrade_log where status = 'in_progress'",
+                );
+                let (from, to) = row.split_once('|').unwrap();
+                (from.parse().unwrap(), to.parse().unwrap())
+            };
+            assert_eq!(latest(server, &database), from, "the step to {to} is not done");
+            migrate_ok(arguments, &url);
+            assert_eq!(server.psql(&database, open), "0");
+            let told =
+                "select count(*) from pggit.upgrade_log where status = 'failed' and error_message like 'interrupted%'";
+            assert_ne!(server.psql(&database, told), "0");
+        };
+        // It waits to copy; in the midst of the script, with its copies made; there on the way up, with other steps done.
+        locked("lock table pggit.statements in access share mode", &["down", "--to", "5"]);
+        migrate_ok(&["up"], &url);
+        locked("lock table pggit.history in access share mode", &["down", "--to", "0"]);
+        migrate_ok(&["up", "--to", "4"], &url);
+        locked("lock table pggit.history in access share mode", &["up"]);
+        assert_nothing_lost(&before, &rows(server, &database), "after kills");
+    }
+}
