@@ -1,7 +1,7 @@
 # Each target installs what it needs (scripts/setup.sh) and nothing that is there already.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit transparency regress clients fuzz lint deny bench packages test-packages test-monitoring setup
+.PHONY: help demo test unit transparency regress clients fuzz lint deny bench packages test-packages test-monitoring test-upgrade setup
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -65,6 +65,11 @@ test-monitoring: ## Alerts and dashboard: promtool fires each alert, every metri
 	@promtool check rules packaging/monitoring/alerts.yml
 	@promtool test rules packaging/monitoring/alerts_test.yml
 	@$(MAKE) --no-print-directory unit ARGS="--test monitoring"
+
+test-upgrade: ## The schema pggit down to every version and up again, with data, migrations killed on the way; rows compared
+	@scripts/setup.sh tests
+	@scripts/cargo build --bin pggit-proxy
+	@tests/upgrade/test-upgrade-path.sh
 
 setup: ## Installs what all the others need
 	@scripts/setup.sh demo

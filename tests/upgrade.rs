@@ -25,36 +25,8 @@ fn latest(server: &PgServer, database: &str) -> i64 {
     server.psql(database, "select max(version) from pggit.migrations").parse().unwrap()
 }
 
-/// Three rows in each table that has none, with a value in every column that no CHECK forbids: what a migration has to carry.
-const FILL: &str = r#"
-DO $$
-DECLARE
-    t record;
-    used boolean;
-BEGIN
-    FOR t IN
-        SELECT c.oid, c.relname,
-               string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns,
-               string_agg(CASE format_type(a.atttypid, NULL)
-                          WHEN 'text' THEN $q$'x' || n$q$ WHEN 'uuid' THEN 'gen_random_uuid()' WHEN 'boolean' THEN 'true'
-                          WHEN 'timestamp with time zone' THEN 'clock_timestamp()' WHEN 'interval' THEN $q$'1 s'$q$ WHEN 'jsonb' THEN $q$'{"a": 1}'$q$
-                          WHEN 'bytea' THEN $q$'\x00'$q$ WHEN 'inet' THEN $q$'::1'$q$ WHEN 'text[]' THEN $q$'{a,b}'$q$
-                          WHEN 'uuid[]' THEN 'array[gen_random_uuid()]' WHEN 'xid8' THEN $q$'700'$q$ WHEN 'xid' THEN $q$'700'$q$
-                          WHEN 'xid[]' THEN $q$'{700}'$q$ ELSE 'n' END, ', ' ORDER BY a.attnum) AS value
-          FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-         WHERE c.relnamespace = 'pggit'::regnamespace AND c.relkind = 'r' AND c.relname NOT IN ('migrations', 'upgrade_log')
-           AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attidentity = ''
-           AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND a.attnum = ANY (k.conkey)
-                                                         AND (NOT a.attnotnull OR a.atthasdef))
-         GROUP BY c.oid, c.relname ORDER BY c.oid
-    LOOP
-        EXECUTE format('SELECT EXISTS (SELECT FROM pggit.%I)', t.relname) INTO used;
-        IF NOT used THEN
-            EXECUTE format('INSERT INTO pggit.%I (%s) SELECT %s FROM generate_series(1, 3) n', t.relname, t.columns, t.value);
-        END IF;
-    END LOOP;
-END
-$$"#;
+/// Three rows in each table that has none.
+const FILL: &str = include_str!("upgrade/fill.sql");
 
 /// A database with a history and rows in every table.
 fn lived_in(server: &PgServer, name: &str) -> (String, String) {
@@ -327,4 +299,21 @@ fn one_that_is_killed_has_done_each_step_or_not() {
         locked("lock table pggit.history in access share mode", &["up"]);
         assert_nothing_lost(&before, &rows(server, &database), "after kills");
     }
+}
+
+#[test]
+fn a_branch_gets_no_backups() {
+    let server = PgServer::shared(Pg::V15);
+    let (database, url) = lived_in(server, "parent");
+    server.psql(&database, "truncate pggit.branches, pggit.templates, pggit.origins");
+    migrate_ok(&["down"], &url);
+    migrate_ok(&["down", "--to", "5"], &url);
+    migrate_ok(&["up"], &url);
+    let created = run(&["branch", "create", "fresh", "--database-url", &url]);
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    let branch = server.psql(&database, "select database from pggit.branches where name = 'fresh'");
+    let left = "select count(*) from pg_namespace where nspname ~ '^pggit_backup_'";
+    assert_ne!(server.psql(&database, left), "0");
+    assert_eq!(server.psql(&branch, left), "0");
+    assert_eq!(server.psql(&branch, "select count(*) from pggit.upgrade_log"), "0");
 }
