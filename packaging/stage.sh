@@ -14,6 +14,7 @@ install -D -m 644 packaging/systemd/sysusers.conf "$destination/usr/lib/sysusers
 install -D -m 644 -t "$share/doc/pggit-proxy" README.md docs/*.md
 install -D -m 644 -t "$share/doc/pggit-proxy/operations" docs/operations/*.md
 install -D -m 644 -t "$share/pggit-proxy/migrations" migrations/*.sql
+"$program" released-sql "$share/pggit-proxy/migrations"
 install -D -m 644 -t "$share/pggit-proxy/monitoring" packaging/monitoring/{alerts.yml,grafana-dashboard.json}
 
 mkdir -p "$share/man/man1"

@@ -125,6 +125,12 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the migrations of the released versions as SQL for psql into a directory, for packages
+    #[command(hide = true)]
+    ReleasedSql {
+        /// The directory
+        directory: PathBuf,
+    },
     /// Write the manual pages into a directory, for packages
     #[command(hide = true)]
     Man {
@@ -159,6 +165,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Arguments::command(), "pggit-proxy", &mut std::io::stdout());
             Ok(())
         }
+        Command::ReleasedSql { directory } => migrate::write_scripts(&directory),
         Command::Man { directory } => {
             clap_mangen::generate_to(Arguments::command(), &directory).with_context(|| directory.display().to_string())
         }

@@ -4,7 +4,8 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 
 use support::proxy::{PROGRAM, run};
 use support::{Pg, PgServer, versions, wait_for};
@@ -316,4 +317,96 @@ fn a_branch_gets_no_backups() {
     assert_ne!(server.psql(&database, left), "0");
     assert_eq!(server.psql(&branch, left), "0");
     assert_eq!(server.psql(&branch, "select count(*) from pggit.upgrade_log"), "0");
+}
+
+/// The scripts of this version: from nothing, and to nothing.
+fn released() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let written = run(&["released-sql", directory.path().to_str().unwrap()]);
+    assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    let file = |end: &str| directory.path().join(format!("pggit--{}{end}.sql", env!("CARGO_PKG_VERSION")));
+    let (install, remove) = (file(""), file("--0"));
+    (directory, install, remove)
+}
+
+fn psql_file(url: &str, file: &Path) -> Output {
+    let mut psql = Command::new("psql");
+    psql.args(["-X", "-q", "-d", url, "-f"]).arg(file).stdin(Stdio::null()).output().unwrap()
+}
+
+fn psql_file_ok(url: &str, file: &Path) {
+    let output = psql_file(url, file);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty() && output.stdout.is_empty(), "{said}");
+}
+
+/// What pg_dump and the catalogs say of the schema, and which steps the runner knows.
+fn shape(server: &PgServer, database: &str) -> String {
+    let triggers = "select evtname, evtenabled, evtfoid::regproc from pg_event_trigger order by 1";
+    let steps = "select version, description, success, checksum from pggit.migrations order by 1";
+    let dump = server.schema_dump(database, &["--schema=pggit"]);
+    [dump, server.psql(database, triggers), server.psql(database, steps)].join("\n")
+}
+
+#[test]
+fn psql_does_what_migrate_does_and_either_goes_on_from_the_other() {
+    let (_directory, install, remove) = released();
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let database = server.unique_database("psql");
+        let url = server.url(&database);
+        let (other, _) = lived_in(server, "runner");
+
+        psql_file_ok(&url, &install);
+        let by_migrate = shape(server, &other);
+        assert_eq!(shape(server, &database), by_migrate);
+        let status = migrate_ok(&["status"], &url);
+        assert!(!status.contains("pending") && !status.contains("DIFFERS"), "{status}");
+        assert!(!migrate_ok(&["up"], &url).contains("applied"));
+        server.psql(&database, "create table recorded (a int); select pggit.seal()");
+        server.psql(&database, FILL);
+
+        // Down by psql, up by the runner, and the other way round; and of one that the runner made.
+        for database in [&database, &other] {
+            let url = server.url(database);
+            for by_psql in [true, false] {
+                let before = rows(server, database);
+                if by_psql {
+                    psql_file_ok(&url, &remove);
+                    assert!(migrate_ok(&["up"], &url).contains("rows back from"));
+                } else {
+                    migrate_ok(&["down", "--to", "0"], &url);
+                    psql_file_ok(&url, &install);
+                }
+                assert_nothing_lost(&before, &rows(server, database), "by psql and by the runner");
+                assert_eq!(shape(server, database), by_migrate);
+            }
+        }
+        let unfinished = "select count(*) from pggit.upgrade_log where status not in ('completed', 'rolled_back')";
+        assert_eq!(server.psql(&database, unfinished), "0");
+    }
+}
+
+#[test]
+fn psql_refuses_what_migrate_refuses() {
+    let (_directory, install, remove) = released();
+    let server = PgServer::shared(Pg::V15);
+    let database = server.unique_database("refused");
+    let url = server.url(&database);
+    let refused = |file: &Path, why: &str| {
+        let output = psql_file(&url, file);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why), "{said}");
+    };
+    refused(&remove, "the schema pggit of this database is not");
+    migrate_ok(&["up", "--to", "5"], &url);
+    refused(&install, "the schema pggit of this database is not nothing");
+    refused(&remove, "the schema pggit of this database is not");
+    assert_eq!(latest(server, &database), 5);
+    migrate_ok(&["up"], &url);
+    server.psql(&database, "update pggit.migrations set checksum = '\\x00' where version = 3");
+    refused(&remove, "the schema pggit of this database is not");
+
+    server.psql(&database, "drop schema pggit cascade; create schema pggit; create table pggit.objects (a int)");
+    refused(&install, "that pggit-proxy did not make");
 }

@@ -1,5 +1,7 @@
 //! `pggit-proxy migrate up|down|status|prune`.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use chrono::SecondsFormat;
 use sqlx::Connection as _;
@@ -95,6 +97,15 @@ pub async fn run(request: Request, url: &str) -> anyhow::Result<()> {
         }
     }
     connection.close().await.context("cannot close the connection")
+}
+
+/// Writes the ways between released versions, one file each.
+pub fn write_scripts(directory: &Path) -> anyhow::Result<()> {
+    for script in migrate::scripts() {
+        let path = directory.join(script.file);
+        std::fs::write(&path, script.sql).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 fn line(step: &Step) -> String {

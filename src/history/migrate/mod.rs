@@ -7,6 +7,7 @@
 
 mod backups;
 mod error;
+mod script;
 mod step;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use sqlx::{Connection as _, Executor as _};
 
 pub use backups::{Backup, backups, prune};
 pub use error::MigrateError;
+pub use script::{Script, scripts};
 pub use step::{Step, Way};
 
 use super::connect::sqlstate;

@@ -16,10 +16,14 @@ use super::{TABLE, plain};
 use crate::history::connect::{in_words, sqlstate};
 use crate::sql::{Classifier, Encoding};
 
-const LOG: &str = include_str!("log.sql");
-const BACK_UP: &str = include_str!("back_up.sql");
-const SETTLE: &str = include_str!("settle.sql");
-const GIVE_BACK: &str = include_str!("give_back.sql");
+pub(super) const LOG: &str = include_str!("log.sql");
+pub(super) const BACK_UP: &str = include_str!("back_up.sql");
+pub(super) const SETTLE: &str = include_str!("settle.sql");
+pub(super) const GIVE_BACK: &str = include_str!("give_back.sql");
+
+/// What a step down from version `$1` takes back.
+pub(super) const TAKEN_BACK: &str = "UPDATE pggit.upgrade_log SET status = 'rolled_back' \
+     WHERE to_version = $1 AND from_version < $1 AND status = 'completed'";
 
 /// A migration may name tables that no statement of its text shows: `-- changes: branches, freezes`.
 const MARK: &str = "-- changes:";
@@ -119,14 +123,7 @@ async fn done(connection: &mut PgConnection, plan: &Plan<'_>, id: i64) -> Result
         Way::Down => {
             transaction.revert(TABLE, plan.migration).await.map_err(inner)?;
             transaction.execute(SETTLE).await?;
-            // What is taken back now.
-            sqlx::query(
-                "UPDATE pggit.upgrade_log SET status = 'rolled_back' \
-                 WHERE to_version = $1 AND from_version < $1 AND status = 'completed'",
-            )
-            .bind(plan.migration.version)
-            .execute(&mut *transaction)
-            .await?;
+            sqlx::query(TAKEN_BACK).bind(plan.migration.version).execute(&mut *transaction).await?;
         }
     }
     let (backup, returned) = sqlx::query_as(
