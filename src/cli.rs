@@ -66,6 +66,9 @@ enum Command {
         /// What changes are recorded by, with `up`
         #[arg(long, value_enum, default_value = "auto")]
         capture: migrate::Wanted,
+        /// With `up`: take over a database in which pgGit's own SQL is installed; `down --to 0` gives it back
+        #[arg(long)]
+        adopt: bool,
         /// With `prune`: also drop what is nowhere else, and at version 0 the log
         #[arg(long)]
         all: bool,
@@ -146,8 +149,8 @@ pub fn main() -> ExitCode {
             serve::run(config, Overrides { listen, control, http, upstream })
         }
         Command::Check { config } => return ExitCode::from(check::run(&config)),
-        Command::Migrate { action, to, capture, all, database_url } => {
-            block_on(migrate::run(migrate::Request { action, to, capture, all }, &database_url))
+        Command::Migrate { action, to, capture, adopt, all, database_url } => {
+            block_on(migrate::run(migrate::Request { action, to, capture, adopt, all }, &database_url))
         }
         Command::Verify { database_url, expect } => block_on(verify::run(&database_url, expect.as_deref())),
         Command::Branch { action, database_url, pg_dump } => {

@@ -33,12 +33,14 @@ fn start(config: &Config) -> History {
 
 async fn installed(server: &PgServer, database: &str) {
     let mut connection = sqlx::PgConnection::connect(&server.url(database)).await.unwrap();
-    migrate::up(&mut connection, None, Capture::Auto, &mut |_| {}).await.unwrap();
+    let how = migrate::Up { to: None, capture: Capture::Auto, adopt: false };
+    migrate::up(&mut connection, how, &mut |_| {}).await.unwrap();
 }
 
 async fn down(server: &PgServer, database: &str) {
     let mut connection = sqlx::PgConnection::connect(&server.url(database)).await.unwrap();
     migrate::down(&mut connection, Some(0), &mut |_| {}).await.unwrap();
+    migrate::prune(&mut connection, true).await.unwrap();
 }
 
 /// Polls until the condition holds.

@@ -9,7 +9,7 @@ use sqlx::Connection as _;
 use super::connect::connect;
 use crate::change::Capture;
 use crate::config;
-use crate::history::migrate::{self, Backup, State, Status, Step, Way};
+use crate::history::migrate::{self, Backup, Reached, State, Status, Step, Up, Way};
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -33,6 +33,8 @@ pub struct Request {
     pub to: Option<i64>,
     /// What changes are recorded by, with `up`.
     pub capture: Wanted,
+    /// With `up`: take over pgGit's own SQL.
+    pub adopt: bool,
     /// With `prune`: also what is nowhere else.
     pub all: bool,
 }
@@ -69,21 +71,27 @@ const REVERTED: &str = "\
 schema pggit is at version 0: only its log (pggit.upgrade_log) and backups are left, for `migrate up` to go on from.
 `migrate prune --all` removes them, too.";
 
+const HANDED_BACK: &str = "\
+schema pggit is pgGit's own again, with its event triggers. The log and the backups of ours are left aside, for `migrate up --adopt`
+to go on from.";
+
 /// Does it in the database of a libpq URL, telling what happens on standard output.
 pub async fn run(request: Request, url: &str) -> anyhow::Result<()> {
     let mut connection = connect(url).await?;
     let mut told = |step: &Step| println!("{}", line(step));
     match request.action {
         Action::Up => {
-            let version = migrate::up(&mut connection, request.to, request.capture.into(), &mut told).await?;
+            let how = Up { to: request.to, capture: request.capture.into(), adopt: request.adopt };
+            let version = migrate::up(&mut connection, how, &mut told).await?;
             println!("schema pggit is at version {version}{}", behind(version));
             if migrate::mode(&mut connection).await? == Some(Capture::Inject) {
                 println!("{WITHOUT_TRIGGERS}");
             }
         }
         Action::Down => match migrate::down(&mut connection, request.to, &mut told).await? {
-            0 => println!("{REVERTED}"),
-            version => println!("schema pggit is at version {version}{}", behind(version)),
+            Reached::HandedBack => println!("{HANDED_BACK}"),
+            Reached::Version(0) => println!("{REVERTED}"),
+            Reached::Version(version) => println!("schema pggit is at version {version}{}", behind(version)),
         },
         Action::Status => {
             print!("{}", table(&migrate::status(&mut connection).await?));
@@ -125,7 +133,11 @@ fn line(step: &Step) -> String {
 
 fn kept(backups: &[Backup]) -> String {
     let line = |backup: &Backup| {
-        let what = if backup.only { ", not in the schema: `migrate up` brings them back" } else { "" };
+        let what = match (backup.adopted, backup.only) {
+            (true, _) => ", pgGit's own: `migrate down --to 0` gives them back",
+            (false, true) => ", not in the schema: `migrate up` brings them back",
+            (false, false) => "",
+        };
         format!(
             "{}: {} rows of before {} -> {}{what}\n",
             backup.schema, backup.rows, backup.from_version, backup.to_version

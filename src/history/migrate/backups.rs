@@ -19,8 +19,10 @@ pub struct Backup {
     pub to_version: i64,
     /// How many rows it has, of all tables.
     pub rows: i64,
-    /// Whether it has what is nowhere else: the step was one down, and was not followed by the one up again.
+    /// Whether it has what is nowhere else: the step was one down, and was not followed by the one up again; or it is pgGit's.
     pub only: bool,
+    /// Whether it is the schema of pgGit's own SQL, which was taken over.
+    pub adopted: bool,
 }
 
 /// The backups that are there, oldest first.
@@ -32,8 +34,9 @@ pub async fn backups(connection: &mut PgConnection) -> Result<Vec<Backup>, Migra
     let rows = sqlx::query_as(
         "SELECT l.backup AS schema, l.from_version, l.to_version, \
                 (SELECT coalesce(sum((t ->> 'rows')::bigint), 0)::bigint FROM jsonb_array_elements(l.tables) t) AS rows, \
-                l.to_version < l.from_version AND l.returned_by IS NULL \
-                    AND EXISTS (SELECT FROM jsonb_array_elements(l.tables) t WHERE t ?| '{dropped,lost,removed}') AS only \
+                l.adopted IS NOT NULL OR l.to_version < l.from_version AND l.returned_by IS NULL \
+                    AND EXISTS (SELECT FROM jsonb_array_elements(l.tables) t WHERE t ?| '{dropped,lost,removed}') AS only, \
+                l.adopted IS NOT NULL AS adopted \
          FROM pggit.upgrade_log l JOIN pg_catalog.pg_namespace n ON n.nspname = l.backup \
          WHERE l.status IN ('completed', 'rolled_back') ORDER BY l.upgrade_id",
     );

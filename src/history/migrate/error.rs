@@ -16,6 +16,25 @@ pub enum MigrateError {
         /// Where.
         database: String,
     },
+    /// pgGit's own SQL, which was not to be taken over.
+    #[error(
+        "database \"{database}\" has a schema pggit that pggit-proxy did not make, but pgGit's own SQL: it is left as it is. \
+         `migrate up --adopt` takes it over: its rows are kept and told in the history, its event triggers are retired; \
+         `migrate down --to 0` gives it back"
+    )]
+    PgGit {
+        /// Where.
+        database: String,
+    },
+    /// An extension owns it.
+    #[error(
+        "in database \"{database}\" pgGit is installed as an extension, whose objects cannot be moved aside: \
+         take them out of it first (ALTER EXTENSION pggit DROP …; docs/operations/UPGRADE_GUIDE.md has a query for it)"
+    )]
+    PgGitExtension {
+        /// Where.
+        database: String,
+    },
     /// Event triggers need a superuser.
     #[error(
         "role \"{role}\" cannot install event triggers, which record the history: run this as a superuser, or as the \

@@ -11,7 +11,8 @@ CREATE TABLE IF NOT EXISTS pggit.upgrade_log (
     run_by        text NOT NULL DEFAULT SESSION_USER,
     backup        text,
     tables        jsonb,
-    returned_by   bigint
+    returned_by   bigint,
+    adopted       jsonb
 );
 COMMENT ON TABLE pggit.upgrade_log IS 'One row for each step of a migration, up or down, that was tried in this database';
 COMMENT ON COLUMN pggit.upgrade_log.status IS
@@ -20,3 +21,4 @@ COMMENT ON COLUMN pggit.upgrade_log.program IS 'The version of the program that 
 COMMENT ON COLUMN pggit.upgrade_log.backup IS 'The schema with the tables as they were before the step';
 COMMENT ON COLUMN pggit.upgrade_log.tables IS 'What is in the backup, and what of it the step took away';
 COMMENT ON COLUMN pggit.upgrade_log.returned_by IS 'The step up that brought back what this step down took away';
+COMMENT ON COLUMN pggit.upgrade_log.adopted IS 'Where pgGit''s own SQL was taken over (version -1): its schema''s owner and its event triggers';

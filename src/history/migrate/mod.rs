@@ -5,6 +5,7 @@
 //! [`prune`] takes them away. The sequence is ours, not [`Migrator::run`]'s, because of these, and because a schema that is not
 //! ours must stay untouched.
 
+mod adopt;
 mod backups;
 mod error;
 mod script;
@@ -70,28 +71,45 @@ pub fn latest() -> i64 {
     ups().map(|migration| migration.version).max().unwrap_or(0)
 }
 
-/// Applies what is pending, up to version `to`. Returns the version reached. Event triggers are installed if `capture`
-/// wants them, or leaves it open and this role may; see [`mode`].
+/// How to go up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Up {
+    /// Not further than this version.
+    pub to: Option<i64>,
+    /// Event triggers are installed if this wants them, or leaves it open and this role may; see [`mode`].
+    pub capture: config::Capture,
+    /// Take over a database in which pgGit's own SQL is installed.
+    pub adopt: bool,
+}
+
+/// Where a way down ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// At this version; of 0 only the log and the backups are left.
+    Version(i64),
+    /// At nothing of ours: pgGit's own SQL, which was taken over once, is there again.
+    HandedBack,
+}
+
+/// Applies what is pending. Returns the version reached.
 pub async fn up(
     connection: &mut PgConnection,
-    to: Option<i64>,
-    capture: config::Capture,
+    how: Up,
     told: &mut (dyn FnMut(&Step) + Send),
 ) -> Result<i64, MigrateError> {
-    let to = known_version(to)?.unwrap_or(i64::MAX);
+    let to = known_version(how.to)?.unwrap_or(i64::MAX);
     prepare(connection).await?;
-    let result = up_locked(connection, to, capture, told).await;
+    let result = up_locked(connection, to, how, told).await;
     release(connection).await;
     result
 }
 
-/// Reverts what is above version `to`; without it the newest one. Of version 0 only the log and the backups are left. Returns the
-/// version reached.
+/// Reverts what is above version `to`; without it the newest one.
 pub async fn down(
     connection: &mut PgConnection,
     to: Option<i64>,
     told: &mut (dyn FnMut(&Step) + Send),
-) -> Result<i64, MigrateError> {
+) -> Result<Reached, MigrateError> {
     let to = known_version(to)?;
     prepare(connection).await?;
     let result = down_locked(connection, to, told).await;
@@ -140,15 +158,23 @@ struct Applied {
 enum Found {
     Nothing,
     Ours,
+    /// Made by pgGit's own SQL.
+    PgGit,
     Foreign,
 }
 
 async fn up_locked(
     connection: &mut PgConnection,
     to: i64,
-    capture: config::Capture,
+    how: Up,
     told: &mut (dyn FnMut(&Step) + Send),
 ) -> Result<i64, MigrateError> {
+    if how.adopt && to > 0 && matches!(find(connection).await?, Found::PgGit) {
+        // Before anything is touched: whether this role may do what follows.
+        choose(connection, how.capture).await?;
+        let database = database(connection).await?;
+        adopt::adopt(connection, database).await?;
+    }
     let applied = applied(connection).await?;
     verify(&applied)?;
     let pending: Vec<_> = ups().filter(|m| m.version <= to && !applied.contains_key(&m.version)).collect();
@@ -159,7 +185,7 @@ async fn up_locked(
         }
         return Ok(reached);
     }
-    let mode = choose(connection, capture).await?;
+    let mode = choose(connection, how.capture).await?;
     sqlx::query("SELECT set_config('pggit.capture', $1, false)").bind(mode.as_str()).execute(&mut *connection).await?;
     make_tables(connection).await?;
     // What this run makes from nothing needs no backup, and what it brings back has one.
@@ -176,7 +202,7 @@ async fn down_locked(
     connection: &mut PgConnection,
     to: Option<i64>,
     told: &mut (dyn FnMut(&Step) + Send),
-) -> Result<i64, MigrateError> {
+) -> Result<Reached, MigrateError> {
     let mut applied = applied(connection).await?;
     verify(&applied)?;
     // The one below the newest.
@@ -184,7 +210,8 @@ async fn down_locked(
     let downs = MIGRATOR.iter().filter(|m| m.migration_type.is_down_migration());
     let mut downs: Vec<_> = downs.filter(|m| m.version > to && applied.contains_key(&m.version)).collect();
     downs.sort_by_key(|migration| std::cmp::Reverse(migration.version));
-    if !applied.is_empty() {
+    let ours = matches!(find(connection).await?, Found::Ours);
+    if ours {
         make_tables(connection).await?;
     }
     for migration in downs {
@@ -193,7 +220,10 @@ async fn down_locked(
         let plan = Plan { way: Way::Down, migration, from: migration.version, to, back_up: true };
         told(&step::run(connection, &plan).await?);
     }
-    Ok(applied.keys().last().copied().unwrap_or(0))
+    if ours && applied.is_empty() && adopt::hand_back(connection).await? {
+        return Ok(Reached::HandedBack);
+    }
+    Ok(Reached::Version(applied.keys().last().copied().unwrap_or(0)))
 }
 
 /// Checks the server, and takes the lock so that no two migrations run together.
@@ -231,30 +261,40 @@ async fn release(connection: &mut PgConnection) {
 }
 
 async fn find(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
-    let (columns, used): (Option<Vec<String>>, Option<bool>) = sqlx::query_as(
+    let (columns, used, pggit): (Option<Vec<String>>, Option<bool>, bool) = sqlx::query_as(
         "SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_catalog.pg_attribute a \
                  WHERE a.attrelid = to_regclass('pggit.migrations') AND a.attnum > 0 AND NOT a.attisdropped), \
                 (SELECT EXISTS (SELECT FROM pg_catalog.pg_depend d \
                                 WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid \
                                   AND d.classid <> 'pg_catalog.pg_default_acl'::regclass) \
-                 FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pggit')",
+                 FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pggit'), \
+                (SELECT count(*) = 9 FROM pg_catalog.pg_attribute a \
+                 WHERE NOT a.attisdropped AND (a.attrelid, a.attname::text) IN ( \
+                    (to_regclass('pggit.objects'), 'id'), (to_regclass('pggit.objects'), 'object_type'), \
+                    (to_regclass('pggit.objects'), 'schema_name'), (to_regclass('pggit.objects'), 'object_name'), \
+                    (to_regclass('pggit.history'), 'id'), (to_regclass('pggit.history'), 'object_id'), \
+                    (to_regclass('pggit.history'), 'change_type'), (to_regclass('pggit.history'), 'sql_executed'), \
+                    (to_regclass('pggit.history'), 'created_at')))",
     )
     .fetch_one(connection)
     .await?;
     Ok(match (columns, used) {
         (Some(columns), _) if columns == COLUMNS => Found::Ours,
+        (Some(_), _) | (None, Some(true)) if pggit => Found::PgGit,
         (Some(_), _) | (None, Some(true)) => Found::Foreign,
         (None, None | Some(false)) => Found::Nothing,
     })
 }
 
+async fn database(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("SELECT current_database()::text").fetch_one(connection).await
+}
+
 async fn applied(connection: &mut PgConnection) -> Result<BTreeMap<i64, Applied>, MigrateError> {
     match find(connection).await? {
         Found::Nothing => return Ok(BTreeMap::new()),
-        Found::Foreign => {
-            let database = sqlx::query_scalar("SELECT current_database()::text").fetch_one(connection).await?;
-            return Err(MigrateError::Foreign { database });
-        }
+        Found::Foreign => return Err(MigrateError::Foreign { database: database(connection).await? }),
+        Found::PgGit => return Err(MigrateError::PgGit { database: database(connection).await? }),
         Found::Ours => {}
     }
     let rows: Vec<(i64, String, Vec<u8>, DateTime<Utc>)> =

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use sqlx::migrate::Migration;
 
+use super::adopt::IMPORT;
 use super::step::{self, BACK_UP, GIVE_BACK, LOG, SETTLE, Way};
 use super::{LOCK, MIGRATOR, latest, ups};
 
@@ -129,7 +130,7 @@ fn write_step(sql: &mut String, way: Way, migration: &Migration, from: i64, to: 
     let _ = match way {
         Way::Up => write!(
             sql,
-            "\n{GIVE_BACK}INSERT INTO pggit.migrations (version, description, success, checksum, execution_time)\n\
+            "\n{GIVE_BACK}{IMPORT}INSERT INTO pggit.migrations (version, description, success, checksum, execution_time)\n\
              VALUES ({version}, '{name}', true, '\\x{}', -1);\n",
             hex(&migration.checksum)
         ),

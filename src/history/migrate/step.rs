@@ -11,6 +11,7 @@ use sqlx::migrate::{Migrate as _, MigrateError as SqlxMigrateError, Migration};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 
+use super::adopt::IMPORT;
 use super::error::MigrateError;
 use super::{TABLE, plain};
 use crate::history::connect::{in_words, sqlstate};
@@ -119,6 +120,7 @@ async fn done(connection: &mut PgConnection, plan: &Plan<'_>, id: i64) -> Result
         Way::Up => {
             transaction.apply(TABLE, plan.migration).await.map_err(inner)?;
             transaction.execute(GIVE_BACK).await?;
+            transaction.execute(IMPORT).await?;
         }
         Way::Down => {
             transaction.revert(TABLE, plan.migration).await.map_err(inner)?;
