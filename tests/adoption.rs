@@ -4,6 +4,7 @@
 
 mod support;
 
+use support::postgres::new_directory;
 use support::proxy::run;
 use support::{Pg, PgServer, Proxy, versions};
 
@@ -223,14 +224,52 @@ fn it_is_given_back_as_it_was_and_taken_over_again() {
 }
 
 #[test]
-fn members_of_an_extension_are_not_moved() {
+fn members_of_a_foreign_extension_are_not_moved() {
     let server = PgServer::shared(Pg::V15);
     let (database, url) = with_pggit(server, Shape::Oldest);
     server.psql(&database, "alter extension plpgsql add table pggit.objects");
     let before = theirs(server, &database, "pggit");
     let error = migrate_fails(&["up", "--adopt"], &url);
-    assert!(error.contains("installed as an extension"), "{error}");
+    assert!(error.contains("belong to the extension \"plpgsql\""), "{error}");
     assert_eq!(theirs(server, &database, "pggit"), before);
+}
+
+/// PostgreSQL 18 finds extensions elsewhere, too.
+#[test]
+fn an_extension_is_dissolved() {
+    if !versions().contains(&Pg::V18) {
+        return;
+    }
+    let directory = new_directory("extension");
+    std::fs::create_dir(directory.join("extension")).unwrap();
+    let script = |file: &str, text: &str| std::fs::write(directory.join("extension").join(file), text).unwrap();
+    script("pggit.control", "default_version = '0.1.3'\nschema = pggit\nrelocatable = false\n");
+    script("pggit--0.1.3.sql", &format!("{OLDEST}{BRANCHES}").replace("CREATE SCHEMA pggit;\n", ""));
+    let path = format!("extension_control_path = '$system:{}'", directory.display());
+    let server = PgServer::with(Pg::V18).config(&path).start();
+    let database = server.create_database("app");
+    let url = server.url(&database);
+    server.psql(&database, "create extension pggit; create table customers (a int)");
+    let rows = "select count(*) from pggit.history";
+    assert_eq!(server.psql(&database, rows), "1");
+
+    let count = server.psql(&database, "select count(*) from pg_depend where deptype = 'e' and refobjid = (select oid from pg_extension where extname = 'pggit')");
+    assert!(count.parse::<i64>().unwrap() > 10, "{count}");
+    migrate_ok(&["up", "--adopt"], &url);
+    assert_eq!(
+        server.psql(&database, "select object_identity from pggit.history where captured_by = 'pggit'"),
+        "public.customers"
+    );
+    assert_eq!(server.psql(&database, "select count(*) from pg_extension where extname = 'pggit'"), "0");
+    assert_eq!(
+        server.psql(&database, "select adopted ->> 'extension' from pggit.upgrade_log where adopted is not null"),
+        "0.1.3"
+    );
+    migrate_ok(&["down", "--to", "0"], &url);
+    server.psql(&database, "create table more (a int)");
+    assert_eq!(server.psql(&database, rows), "2", "it works as it did, if not as an extension");
+    drop(server);
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Nothing of it is changed or copied away: its schema is renamed as it is, to the backup of the step that took it over (from
 //! version -1, which is pgGit's, to 0, which is nothing of ours), and renamed back. Its event triggers are dropped meanwhile, for
-//! their functions would look for their tables in vain. What is left of ours at version 0, the log above all, goes aside in
+//! their functions would look for their tables in vain. An extension pggit is dissolved, for it would hold its schema: its objects
+//! are given back, the extension is not. What is left of ours at version 0, the log above all, goes aside in
 //! turn, and the next adoption finds it.
 
 use sqlx::migrate::Migrate as _;
@@ -22,13 +23,14 @@ pub(super) const IMPORT: &str = include_str!("import.sql");
 
 /// Takes the schema over.
 pub(super) async fn adopt(connection: &mut PgConnection, database: String) -> Result<(), MigrateError> {
-    let extension = "SELECT EXISTS (SELECT FROM pg_catalog.pg_depend d \
-         WHERE d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e' \
+    // pgGit's own is dissolved; what somebody else's has is not ours to take.
+    let extension = "SELECT e.extname::text FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid \
+         WHERE d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e' AND e.extname <> 'pggit' \
            AND (d.classid = 'pg_catalog.pg_namespace'::regclass AND d.objid = 'pggit'::regnamespace \
                 OR d.classid = 'pg_catalog.pg_class'::regclass \
-                   AND d.objid IN ('pggit.objects'::regclass, 'pggit.history'::regclass)))";
-    if sqlx::query_scalar::<_, bool>(extension).fetch_one(&mut *connection).await? {
-        return Err(MigrateError::PgGitExtension { database });
+                   AND d.objid IN ('pggit.objects'::regclass, 'pggit.history'::regclass)) LIMIT 1";
+    if let Some(extension) = sqlx::query_scalar(extension).fetch_optional(&mut *connection).await? {
+        return Err(MigrateError::PgGitExtension { database, extension });
     }
     let mut transaction = connection.begin().await?;
     note_program(&mut transaction).await?;

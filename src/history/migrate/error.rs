@@ -26,14 +26,16 @@ pub enum MigrateError {
         /// Where.
         database: String,
     },
-    /// An extension owns it.
+    /// Somebody else's extension owns it.
     #[error(
-        "in database \"{database}\" pgGit is installed as an extension, whose objects cannot be moved aside: \
-         take them out of it first (ALTER EXTENSION pggit DROP …; docs/operations/UPGRADE_GUIDE.md has a query for it)"
+        "in database \"{database}\" pgGit's tables belong to the extension \"{extension}\", and cannot be moved aside: \
+         take them out of it first, with ALTER EXTENSION … DROP"
     )]
     PgGitExtension {
         /// Where.
         database: String,
+        /// Which.
+        extension: String,
     },
     /// Event triggers need a superuser.
     #[error(
