@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use pggit_proxy::control::command::COMMANDS;
-use pggit_proxy::control::diff;
 use pggit_proxy::control::show::Show;
+use pggit_proxy::control::{diff, look};
 use pggit_proxy::telemetry::{Metrics, names};
 
 const CONTROL: &str = include_str!("../docs/CONTROL.md");
@@ -39,10 +39,11 @@ fn every_show_and_column_is_in_the_manual() {
     }
     assert_eq!(CONTROL.matches("\n### SHOW ").count(), Show::ALL.len());
     let rows = CONTROL.lines().filter(|line| line.starts_with("| `")).count();
-    for column in diff::COLUMNS {
+    let others = || [diff::COLUMNS, look::SCHEMA, look::BLAME].into_iter().flatten();
+    for column in others() {
         assert!(CONTROL.contains(&format!("\n| `{}` | {} | {} |\n", column.name, column.kind.as_str(), column.about)));
     }
-    let columns = Show::ALL.iter().map(|show| show.columns().len()).sum::<usize>() + diff::COLUMNS.len();
+    let columns = Show::ALL.iter().map(|show| show.columns().len()).sum::<usize>() + others().count();
     assert_eq!(rows, columns + COMMANDS.len(), "docs/CONTROL.md has rows for what is not there");
 }
 

@@ -4,6 +4,7 @@
 mod branches;
 mod changes;
 mod help;
+mod look;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ pub use self::help::{COMMANDS, Help};
 use super::show::Show;
 use super::table::Query;
 use super::{CommandError, nearest};
-use crate::history::branching::{Alteration, Data, Force};
+use crate::history::branching::{Alteration, Data, Force, Moment};
 
 /// Tokens of one command.
 const MAX_TOKENS: usize = 1000;
@@ -70,6 +71,10 @@ pub enum Command {
     DropBranch(String, Force),
     /// `ALTER BRANCH b PROTECT | UNPROTECT | RENAME TO c`
     AlterBranch(String, Alteration),
+    /// `SHOW SCHEMA OF b [AT COMMIT c | AT TIME 't']`, with the rest of a SHOW
+    ShowSchema(String, Moment, Query),
+    /// `BLAME table [ON BRANCH b]`; without one the default branch
+    Blame(String, Option<String>),
     /// `DIFF a b`
     Diff(String, String),
     /// `APPROVE CHANGE n`
@@ -91,9 +96,9 @@ pub enum Command {
 }
 
 /// First words, for the hint of an unknown command.
-const WORDS: [&str; 15] = [
+const WORDS: [&str; 16] = [
     "SHOW", "RELOAD", "KILL", "PAUSE", "RESUME", "SHUTDOWN", "REFUSE", "ALLOW", "CREATE", "DROP", "ALTER", "APPROVE",
-    "REJECT", "APPLY", "DIFF",
+    "REJECT", "APPLY", "DIFF", "BLAME",
 ];
 
 /// First words of SQL that a database would know; psql's tab completion and `\d` send some.
@@ -161,11 +166,8 @@ impl Words<'_> {
             "CREATE" if self.takes("BRANCH") => self.create_branch(),
             "DROP" if self.takes("BRANCH") => self.drop_branch(),
             "ALTER" if self.takes("BRANCH") => self.alter_branch(),
-            "DIFF" => {
-                let from = self.name()?;
-                let to = self.name()?;
-                self.end(Command::Diff(from, to))
-            }
+            "DIFF" => self.diff(),
+            "BLAME" => self.blame(),
             "APPROVE" => {
                 let number = self.change()?;
                 self.end(Command::ApproveChange(number))

@@ -10,6 +10,7 @@ pub mod command;
 pub mod diff;
 mod filter;
 pub mod frame;
+pub mod look;
 mod open;
 mod pause;
 mod seats;

@@ -22,7 +22,7 @@ use super::command::{self, Command};
 use super::seats::Seat;
 use super::show;
 use super::table::{Column, Kind, Value};
-use super::{CommandError, diff, nearest, pause};
+use super::{CommandError, diff, look, nearest, pause};
 use crate::config::ControlRole;
 use crate::history::branching::NewBranch;
 use crate::history::{ChangeError, Decision};
@@ -134,6 +134,20 @@ impl Session {
                 let differences = self.shared.history.diff(&branches, from, to).await.map_err(CommandError::from)?;
                 let rows = differences.into_iter().map(diff::row).collect();
                 Ok(Response::Query(encode("DIFF", &printed(command), rows, format)))
+            }
+            Command::ShowSchema(branch, moment, query) => {
+                let branches = self.shared.branches.load_full();
+                let facts = self.shared.history.schema(&branches, branch, moment).await.map_err(CommandError::from)?;
+                let rows = facts.into_iter().map(look::fact).collect();
+                Ok(Response::Query(encode("SHOW", &printed(command), query.apply(rows), format)))
+            }
+            Command::Blame(relation, branch) => {
+                let branches = self.shared.branches.load_full();
+                let branch = branch.as_deref().unwrap_or(&branches.default);
+                let columns =
+                    self.shared.history.blame(&branches, branch, relation).await.map_err(CommandError::from)?;
+                let rows = columns.into_iter().map(look::column).collect();
+                Ok(Response::Query(encode("BLAME", &printed(command), rows, format)))
             }
             Command::Reload => {
                 self.admin(command)?;
@@ -341,6 +355,8 @@ fn fields(columns: &[&Column], format: Option<&Format>) -> Vec<FieldInfo> {
 fn printed(command: &Command) -> Vec<&'static Column> {
     match command {
         Command::Show(show, query) => query.columns.iter().filter_map(|at| show.columns().get(*at)).collect(),
+        Command::ShowSchema(_, _, query) => query.columns.iter().filter_map(|at| look::SCHEMA.get(*at)).collect(),
+        Command::Blame(..) => look::BLAME.iter().collect(),
         Command::Diff(..) => diff::COLUMNS.iter().collect(),
         _ => Vec::new(),
     }

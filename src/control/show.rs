@@ -2,7 +2,6 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
@@ -437,7 +436,7 @@ async fn branches(shared: &Shared) -> Table {
             int(facts.behind),
             int(facts.size),
             int(facts.sessions),
-            facts.changed_at.map(|at| time(at.into())).into(),
+            facts.changed_at.map(time).into(),
         ]
     };
     branches.all.iter().map(|branch| row(branch)).collect()
@@ -515,8 +514,8 @@ fn from_server(read: Rows, columns: &[Column]) -> Table {
     read.rows.into_iter().take(MAX_ROWS).map(convert).collect()
 }
 
-fn time(at: SystemTime) -> String {
-    DateTime::<Utc>::from(at).format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
+pub(super) fn time(at: impl Into<DateTime<Utc>>) -> String {
+    at.into().format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
 }
 
 #[cfg(test)]
@@ -546,6 +545,6 @@ mod tests {
 
     #[test]
     fn times_sort_as_text() {
-        assert_eq!(time(SystemTime::UNIX_EPOCH), "1970-01-01 00:00:00.000000+00");
+        assert_eq!(time(DateTime::UNIX_EPOCH), "1970-01-01 00:00:00.000000+00");
     }
 }

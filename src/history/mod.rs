@@ -48,7 +48,9 @@ pub use self::changes::{ChangeError, Decision};
 pub(crate) use self::connect::in_words;
 pub use self::connect::{APPLICATION_NAME, RecorderError, Server};
 
-use self::branching::{Alteration, BranchError, BranchFacts, Difference, Force, NewBranch, Stage};
+use self::branching::{
+    Alteration, Blamed, BranchError, BranchFacts, Difference, Fact, Force, Moment, NewBranch, Stage,
+};
 use self::connect::Condition;
 use self::health::Watched;
 use self::probe::Probed;
@@ -355,6 +357,18 @@ impl History {
     pub async fn diff(&self, branches: &Branches, from: &str, to: &str) -> Result<Vec<Difference>, BranchError> {
         let running = self.running.clone().ok_or(RecorderError::NotRunning)?;
         branching::diff(&running.inner.server, branches, from, to).await
+    }
+
+    /// The schema of a branch as it is or was.
+    pub async fn schema(&self, branches: &Branches, branch: &str, moment: &Moment) -> Result<Vec<Fact>, BranchError> {
+        let running = self.running.clone().ok_or(RecorderError::NotRunning)?;
+        branching::schema(&running.inner.server, branches, branch, moment).await
+    }
+
+    /// Who touched the columns of a table last.
+    pub async fn blame(&self, branches: &Branches, branch: &str, relation: &str) -> Result<Vec<Blamed>, BranchError> {
+        let running = self.running.clone().ok_or(RecorderError::NotRunning)?;
+        branching::blame(&running.inner.server, branches, branch, relation).await
     }
 
     /// Drops a branch and its database.

@@ -1,7 +1,5 @@
 //! `CREATE BRANCH`, `DROP BRANCH`, `ALTER BRANCH`
 
-use uuid::Uuid;
-
 use super::{Command, Words};
 use crate::control::CommandError;
 use crate::history::branching::{Alteration, Data, Force};
@@ -16,11 +14,7 @@ impl Words<'_> {
         }
         let parent = self.name()?;
         let at = match self.takes("AT") {
-            true if self.takes("COMMIT") => {
-                let at = self.position(self.at);
-                let id = Uuid::try_parse(&self.name()?);
-                Some(id.map_err(|_| CommandError::new("22P02", "a commit is named by its whole id").hint(HINT).at(at))?)
-            }
+            true if self.takes("COMMIT") => Some(self.commit(HINT)?),
             true => return Err(self.unexpected(self.at).hint(HINT)),
             false => None,
         };

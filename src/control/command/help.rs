@@ -62,6 +62,16 @@ pub const COMMANDS: &[Help] = &[
         about: "in what the other branch differs: definitions, comments, grants, labels, a row each",
     },
     Help {
+        syntax: "SHOW SCHEMA OF <branch> [AT COMMIT <commit> | AT TIME '<time>'] [columns] …",
+        role: "monitor",
+        about: "the schema of a branch as it is or was, a row for each definition, comment, grant or label",
+    },
+    Help {
+        syntax: "BLAME <table> [ON BRANCH <branch>]",
+        role: "monitor",
+        about: "which commit touched each column of a table or view last",
+    },
+    Help {
         syntax: "APPROVE CHANGE <number>",
         role: "admin",
         about: "let a change request be applied; not one that the user asked for himself",

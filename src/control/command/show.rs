@@ -9,7 +9,7 @@ use sqlparser::tokenizer::Token;
 use super::{Command, Words, position};
 use crate::control::filter::{Filter, column_name, find_column};
 use crate::control::show::Show;
-use crate::control::table::{Query, SortKey};
+use crate::control::table::{Column, Query, SortKey};
 use crate::control::{CommandError, nearest};
 
 impl Words<'_> {
@@ -21,6 +21,9 @@ impl Words<'_> {
                 .hint(list)
                 .at(self.position(1)));
         };
+        if word == "SCHEMA" {
+            return self.show_schema();
+        }
         let Some(show) = Show::ALL.into_iter().find(|show| show.name() == word) else {
             let error = CommandError::new("42601", format!("there is no SHOW {word}")).at(self.position(1));
             return Err(match nearest(&word, all) {
@@ -28,13 +31,12 @@ impl Words<'_> {
                 None => error.hint(list),
             });
         };
-        Ok(Command::Show(show, self.query(show)?))
+        Ok(Command::Show(show, self.query(show.columns())?))
     }
 
     /// The rest of a SHOW. Words that are columns of this table are quoted first, so that `user`, `default` or
     /// `position` are names to the expression parser and nothing else.
-    fn query(&self, show: Show) -> Result<Query, CommandError> {
-        let columns = show.columns();
+    pub(super) fn query(&self, columns: &'static [Column]) -> Result<Query, CommandError> {
         let rest = self.tokens.get(self.at..).unwrap_or_default().iter().map(|token| {
             let mut token = token.clone();
             if let Token::Word(word) = &token.token
@@ -47,7 +49,7 @@ impl Words<'_> {
         });
         let dialect = PostgreSqlDialect {};
         let mut parser = Parser::new(&dialect).with_tokens_with_locations(rest.collect());
-        let mut query = Query { columns: self.columns(&mut parser, show)?, ..Query::default() };
+        let mut query = Query { columns: self.columns(&mut parser, columns)?, ..Query::default() };
         let wrong = |error| self.wrong(error);
         if parser.parse_keyword(Keyword::WHERE) {
             let expr = parser.parse_expr().map_err(wrong)?;
@@ -57,7 +59,7 @@ impl Words<'_> {
             let keys = parser.parse_comma_separated(Parser::parse_order_by_expr).map_err(wrong)?;
             for key in keys {
                 let descending = matches!(key.options.sort, Some(OrderBySort::Desc));
-                let column = self.sort_column(&key.expr, show, &query.columns)?;
+                let column = self.sort_column(&key.expr, columns, &query.columns)?;
                 let nulls_first = key.options.nulls_first.unwrap_or(descending);
                 query.order.push(SortKey { column, descending, nulls_first });
             }
@@ -75,8 +77,8 @@ impl Words<'_> {
     }
 
     /// The list after the table's name; without one, all columns.
-    fn columns(&self, parser: &mut Parser, show: Show) -> Result<Vec<usize>, CommandError> {
-        let all = || (0..show.columns().len()).collect();
+    fn columns(&self, parser: &mut Parser, known: &[Column]) -> Result<Vec<usize>, CommandError> {
+        let all = || (0..known.len()).collect();
         let starts_clause = match parser.peek_token().token {
             Token::EOF => true,
             Token::Word(word) => {
@@ -93,16 +95,16 @@ impl Words<'_> {
             let Token::Word(word) = &token.token else { return Err(self.near(&token)) };
             let name = if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() };
             let at = position(self.text, token.span.start);
-            chosen.push(find_column(&name, show.columns()).map_err(|error| error.at(at))?);
+            chosen.push(find_column(&name, known).map_err(|error| error.at(at))?);
             if !parser.consume_token(&Token::Comma) {
                 return Ok(chosen);
             }
         }
     }
 
-    fn sort_column(&self, expr: &Expr, show: Show, printed: &[usize]) -> Result<usize, CommandError> {
+    fn sort_column(&self, expr: &Expr, known: &[Column], printed: &[usize]) -> Result<usize, CommandError> {
         if let Some(name) = column_name(expr) {
-            return find_column(&name, show.columns());
+            return find_column(&name, known);
         }
         let number = match expr {
             Expr::Value(value) => match &value.value {

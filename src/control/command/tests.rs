@@ -77,6 +77,32 @@ fn two_branches_are_compared() {
 }
 
 #[test]
+fn schemas_are_looked_at() {
+    let moment = |text: &str| match one(text) {
+        Command::ShowSchema(branch, moment, query) => (branch, moment, query.columns.len()),
+        other => panic!("{other:?}"),
+    };
+    let id = "0198c0de-0000-7000-8000-00000000000a";
+    let commit = Moment::Commit(Uuid::try_parse(id).unwrap());
+    assert_eq!(moment("show schema of feature/x"), ("feature/x".into(), Moment::Now, 9));
+    assert_eq!(moment(&format!("show schema of main at commit {id}")), ("main".into(), commit, 9));
+    let time = ("main".into(), Moment::Time("2026-05-01".into()), 2);
+    assert_eq!(moment("SHOW SCHEMA OF main AT TIME '2026-05-01' fact, value WHERE stale LIMIT 5"), time);
+    let bad =
+        ["show schema", "show schema of", "show schema of b at", "show schema of b at time 5", "blame", "blame t on b"];
+    for text in bad {
+        assert_eq!(error(text).sqlstate, "42601", "{text}");
+    }
+    assert_eq!(error("show schema of main at commit 17").sqlstate, "22P02");
+    assert_eq!(error("show schema of main nothing").sqlstate, "42703");
+    let blame = |relation: &str, branch: Option<&str>| Command::Blame(relation.into(), branch.map(str::to_owned));
+    assert_eq!(one("blame public.t"), blame("public.t", None));
+    assert_eq!(one("BLAME \"T u\" ON BRANCH feature/x"), blame("\"T u\"", Some("feature/x")));
+    assert_eq!(one("blame s.\"T u\""), blame("s.\"T u\"", None));
+    assert_eq!(one("blame 's.t'"), blame("s.t", None));
+}
+
+#[test]
 fn change_requests_are_named_by_number() {
     assert_eq!(one("approve change 7"), Command::ApproveChange(7));
     assert_eq!(one("APPLY CHANGE 7;"), Command::ApplyChange(7));

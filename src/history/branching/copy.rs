@@ -22,9 +22,9 @@ use super::sql::{connect, run};
 use super::template::NEW_KEY;
 use super::{NewBranch, Stage, Told};
 use crate::branch::Branch;
+use crate::history::APPLICATION_NAME;
 use crate::history::connect::{RecorderError, Server, bounded, sqlstate};
 use crate::history::recorder::{close, instance};
-use crate::history::{APPLICATION_NAME, name};
 
 /// Where one may be while the main database is copied. Not in template1, if it can be helped: everybody's CREATE DATABASE needs it.
 const ELSEWHERE: [&str; 2] = ["postgres", "template1"];
@@ -88,7 +88,7 @@ pub(super) async fn copy(
     rows::Lock::Branch(&new.name).take(main).await?;
     copied?;
     database::carry_over(main, &parent.database, database).await?;
-    let tip = make_own(server, database, &new.name).await?;
+    let tip = make_own(server, database, &new.name, &parent.name).await?;
     rows::finish(main, &new.name, tip).await?;
     close(copier).await;
     tracing::info!(branch = new.name, parent = parent.name, maker = instance(), "a branch with data is made");
@@ -154,12 +154,12 @@ async fn keep_out(connection: &mut PgConnection, database: &str, force: Force) -
 }
 
 /// Makes the copy a branch of its own: its name, its key, none of the main database's rows.
-async fn make_own(server: &Server, database: &str, branch: &str) -> Result<Tip, BranchError> {
+async fn make_own(server: &Server, database: &str, branch: &str, parent: &str) -> Result<Tip, BranchError> {
     let mut connection = connect(server, database).await?;
     run(&mut connection, &format!("BEGIN; {PRUNE}; {NEW_KEY}; COMMIT")).await?;
     let tip = sqlx::query_as("SELECT commit_id, commits FROM pggit.tip()");
     let tip = bounded(tip.fetch_one(&mut connection)).await?;
-    name::settle(&mut connection, branch).await?;
+    super::own(&mut connection, branch, parent, tip).await?;
     close(connection).await;
     Ok(tip)
 }

@@ -77,6 +77,14 @@ pub enum BranchError {
         /// The server's SQLSTATE.
         sqlstate: Option<String>,
     },
+    /// The commit, time or table that one asked to see.
+    #[error("{message}")]
+    NotThere {
+        /// In the server's words.
+        message: String,
+        /// Its SQLSTATE.
+        sqlstate: &'static str,
+    },
     /// The server, or the way to it.
     #[error(transparent)]
     Server(#[from] RecorderError),
@@ -100,6 +108,7 @@ impl BranchError {
             Self::NoDump(_) => "58P01",
             Self::Dump(_) => "58000",
             Self::Restore { sqlstate, .. } => of_the_server(sqlstate.as_deref()),
+            Self::NotThere { sqlstate, .. } => sqlstate,
             Self::Server(error) => of_the_server(error.sqlstate()),
         }
     }
@@ -114,7 +123,7 @@ impl BranchError {
             Self::Default(_) | Self::Declared(_) | Self::Protected(_) | Self::NoTemplate { .. } | Self::Restless(_) => {
                 None
             }
-            Self::NoDump(_) | Self::Dump(_) | Self::Restore { .. } | Self::Server(_) => None,
+            Self::NoDump(_) | Self::Dump(_) | Self::Restore { .. } | Self::NotThere { .. } | Self::Server(_) => None,
         }
     }
 
@@ -143,7 +152,7 @@ impl BranchError {
                 _ => return None,
             },
             Self::BadName { .. } | Self::Taken(_) | Self::DatabaseTaken(_) | Self::Default(_) => return None,
-            Self::NoDump(_) | Self::Dump(_) => return None,
+            Self::NoDump(_) | Self::Dump(_) | Self::NotThere { .. } => return None,
         })
     }
 }

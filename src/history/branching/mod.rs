@@ -6,6 +6,7 @@
 //! copy     with data: row 'copying' ─> CREATE DATABASE … TEMPLATE of the parent itself ─> row 'active'
 //! remove   row 'dropping' ─> DROP DATABASE ─> no row
 //! diff     the facts of two databases, side by side
+//! look     the facts of one, now or at a commit or time of its history; who touched which column
 //! sweep    what nobody is at work on any more, and templates that nobody needs
 //! ```
 //!
@@ -19,6 +20,7 @@ mod diff;
 mod dump;
 mod error;
 mod facts;
+mod look;
 mod remove;
 mod rows;
 mod script;
@@ -35,6 +37,7 @@ pub use diff::{Difference, diff};
 pub use error::BranchError;
 pub use facts::BranchFacts;
 pub(super) use facts::{Row as FactsRow, SeenTip, read as read_facts, together};
+pub use look::{Blamed, Fact, Moment, blame, schema};
 pub use remove::{Force, remove};
 pub use rows::{Listed, Tip, branches, list};
 pub(super) use sweep::keep_sweeping;
@@ -42,7 +45,7 @@ pub use sweep::sweep;
 
 use self::database::Strategy;
 use self::rows::Lock;
-use super::connect::Server;
+use super::connect::{RecorderError, Server, bounded};
 use super::name;
 use super::recorder::{close, instance};
 use crate::branch::{Branch, Branches, database_of};
@@ -160,10 +163,20 @@ async fn fill(
     database::create_from(main, database, &template.database, &shape, Strategy::Log).await?;
     database::carry_over(main, &parent.database, database).await?;
     let mut branch = server.connect(database).await?;
-    let named = name::settle(&mut branch, &new.name).await;
+    let named = own(&mut branch, &new.name, &parent.name, template.tip).await;
     close(branch).await;
     named?;
     Ok(rows::finish(main, &new.name, template.tip).await?)
+}
+
+/// A copy learns its own name, and where it comes from.
+async fn own(branch: &mut PgConnection, name: &str, parent: &str, tip: rows::Tip) -> Result<(), RecorderError> {
+    name::settle(branch, name).await?;
+    let fork = sqlx::query(
+        "INSERT INTO pggit.fork (parent, commit_id) VALUES ($1, $2) \
+         ON CONFLICT (only_row) DO UPDATE SET parent = $1, commit_id = $2, forked_at = clock_timestamp()",
+    );
+    bounded(fork.bind(parent).bind(tip.commit_id).execute(branch)).await.map(drop)
 }
 
 /// Takes back what was begun. A database that somebody else made in the meantime stays.

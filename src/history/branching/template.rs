@@ -45,6 +45,23 @@ const ORIGINS: &str = "INSERT INTO pggit.origins (classid, objid, was) SELECT DI
        ON p.type = i.type AND p.identity = i.identity AND p.class = r.class \
      WHERE p.was <> r.obj";
 
+/// The columns of tables that have dropped ones, here or in older databases, by name: dropped ones are not made anew.
+const COLUMNS: &str = "SELECT c.oid::regclass::text, a.attname::text, w.was, w.attnum FROM pg_class c \
+     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+     CROSS JOIN LATERAL (SELECT c.oid, a.attnum \
+        UNION SELECT o.was, o.was_attnum FROM pggit.origin_columns o WHERE o.objid = c.oid AND o.attnum = a.attnum \
+        UNION SELECT g.was, a.attnum FROM pggit.origins g WHERE g.classid = 'pg_class'::regclass AND g.objid = c.oid \
+              AND NOT EXISTS (SELECT FROM pggit.origin_columns o WHERE o.was = g.was)) w(was, attnum) \
+     WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'f') \
+       AND (EXISTS (SELECT FROM pg_attribute d WHERE d.attrelid = c.oid AND d.attisdropped) \
+            OR EXISTS (SELECT FROM pggit.origin_columns o WHERE o.objid = c.oid))";
+
+/// Their numbers here.
+const ORIGIN_COLUMNS: &str = "INSERT INTO pggit.origin_columns (objid, attnum, was, was_attnum) \
+     SELECT a.attrelid, a.attnum, p.was, p.attnum \
+     FROM unnest($1::text[], $2::text[], $3::oid[], $4::int2[]) p(relation, name, was, attnum) \
+     JOIN pg_attribute a ON a.attrelid = to_regclass(p.relation) AND a.attname = p.name AND NOT a.attisdropped";
+
 /// Objects are other ones in a copy: whoever knew the parent's key must not be believed there.
 pub(super) const NEW_KEY: &str = "INSERT INTO pggit.companion_key (key) SELECT \
      sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) \
@@ -302,9 +319,9 @@ async fn copy_history(parent: &mut PgConnection, target: &mut PgConnection) -> R
     Ok(bounded(sqlx::query_scalar(COUNT).fetch_one(parent)).await?)
 }
 
-/// Objects are other ones in the copy: their past is found by the oids that they had.
+/// Objects are other ones in the copy: their past is found by the oids that they had, and their columns by number.
 async fn note_origins(parent: &mut PgConnection, target: &mut PgConnection) -> Result<(), BranchError> {
-    let named = sqlx::query_as::<_, (String, String, Oid, Oid)>(NAMED).fetch_all(parent).await?;
+    let named = sqlx::query_as::<_, (String, String, Oid, Oid)>(NAMED).fetch_all(&mut *parent).await?;
     let (mut kinds, mut names, mut classes, mut oids) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (kind, name, class, was) in named {
         kinds.push(kind);
@@ -312,7 +329,17 @@ async fn note_origins(parent: &mut PgConnection, target: &mut PgConnection) -> R
         classes.push(class);
         oids.push(was);
     }
-    sqlx::query(ORIGINS).bind(kinds).bind(names).bind(classes).bind(oids).execute(target).await?;
+    sqlx::query(ORIGINS).bind(kinds).bind(names).bind(classes).bind(oids).execute(&mut *target).await?;
+    let columns = sqlx::query_as::<_, (String, String, Oid, i16)>(COLUMNS).fetch_all(parent).await?;
+    let (mut relations, mut names, mut oids, mut numbers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (relation, name, was, number) in columns {
+        relations.push(relation);
+        names.push(name);
+        oids.push(was);
+        numbers.push(number);
+    }
+    let columns = sqlx::query(ORIGIN_COLUMNS).bind(relations).bind(names).bind(oids).bind(numbers);
+    columns.execute(target).await?;
     Ok(())
 }
 
