@@ -103,10 +103,14 @@ fn the_past_is_as_it_was_seen() {
             );
             let mut told = schema(it.server, &it.app, &source);
             // DETACH PARTITION drops the partition's clones of triggers, which no event trigger is told of; the probe finds that later.
-            told.retain(|key, _| saw.contains_key(key) || !key.starts_with("trigger\u{1f}"));
+            // And of a table that was renamed the old name stands in those that are stale.
+            let is_odd = |key: &str, other: &Schema| key.starts_with("trigger\u{1f}") && !other.contains_key(key);
+            let mut saw = saw.clone();
+            saw.retain(|key, _| !is_odd(key, &told));
+            told.retain(|key, _| !is_odd(key, &saw));
             rows += told.len();
             stale_rows += told.values().filter(|value| value.ends_with(" STALE")).count();
-            assert_eq!(told.len(), saw.len(), "{last}\n{:?}\n{:?}", only(saw, &told), only(&told, saw));
+            assert_eq!(told.len(), saw.len(), "{last}\n{:?}\n{:?}", only(&saw, &told), only(&told, &saw));
             for (key, value) in told.iter().filter(|(_, value)| !value.ends_with(" STALE")) {
                 assert_eq!(Some(value), saw.get(key), "{key} at {commit}, after {last}, seed {seed}");
             }
