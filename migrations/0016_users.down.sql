@@ -8,6 +8,18 @@ BEGIN
 END
 $$;
 
+-- The role stays: other databases may have it. What it was given here goes.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_brancher') THEN
+        REVOKE ALL ON SCHEMA pggit FROM pggit_brancher;
+    END IF;
+END
+$$;
+DROP FUNCTION pggit.create_branch(text, text);
+DROP FUNCTION pggit.ask_proxy(jsonb);
+DROP TABLE pggit.answers;
+
 -- As 0007 and 0008 made them.
 DROP FUNCTION pggit.log(text, integer);
 CREATE FUNCTION pggit.log(branch text DEFAULT NULL, max_commits integer DEFAULT 20)

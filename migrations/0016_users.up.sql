@@ -414,12 +414,101 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pggit.log(text, integer) IS 'The newest commits, newest first: who, when, what for, which objects, which statements';
 
+---------------------------------------------------------------------------------------------------------------------------
+-- Making branches, for a client of the proxy
+---------------------------------------------------------------------------------------------------------------------------
+
+-- Who is a member may make branches.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_brancher') THEN
+        CREATE ROLE pggit_brancher NOLOGIN;
+    END IF;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN
+        NULL;
+    WHEN insufficient_privilege THEN
+        RAISE NOTICE 'there is no role pggit_brancher, and % may not make it', CURRENT_USER;
+END
+$$;
+
+-- What a proxy answers to those who wait. Written by the recorder, outside of their transactions.
+CREATE TABLE pggit.answers (
+    id       uuid PRIMARY KEY,
+    done     boolean NOT NULL DEFAULT false,
+    sqlstate text,
+    message  text,
+    detail   text,
+    hint     text,
+    at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE pggit.answers IS 'Answers of the proxy to functions that wait for it; removed after an hour';
+REVOKE ALL ON pggit.answers FROM PUBLIC;
+
+-- Asks the proxy of this session for something, and waits for the answer. Nothing that this transaction writes can be seen by anybody
+-- before it ends, but what it says to its client at once goes through the proxy: it takes the message out, believes it by the signature,
+-- and has the recorder do the work and write the answer. Whoever cancels this does not stop the work.
+CREATE FUNCTION pggit.ask_proxy(call jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    secret bytea := (SELECT k.key FROM pggit.companion_key k);
+    ask uuid := gen_random_uuid();
+    text_of text;
+    a pggit.answers;
+    begun timestamptz := clock_timestamp();
+BEGIN
+    RESET pggit.session;
+    IF pggit.current_session() IS NULL THEN
+        RAISE EXCEPTION 'this connection does not go through pggit-proxy, which makes branches'
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Connect through the proxy, or use pggit-proxy branch.';
+    ELSIF pg_current_xact_id_if_assigned() IS NOT NULL OR current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION USING ERRCODE = 'active_sql_transaction', MESSAGE = 'branches cannot be made inside a transaction that does anything else',
+            HINT = 'A branch is not undone with the transaction. Call it by itself, under READ COMMITTED.';
+    END IF;
+    text_of := translate(encode(convert_to((call || jsonb_build_object('ask', ask, 'session', current_setting('pggit.session'),
+                         'query', left(current_query(), 10000)))::text, 'UTF8'), 'base64'), E'\n', '');
+    RAISE INFO USING ERRCODE = 'PGASK', MESSAGE = 'pggit:ask ' || text_of || ' '
+        || encode(sha256(substring(secret, 33) || sha256(substring(secret, 1, 32) || convert_to(text_of, 'UTF8'))), 'hex');
+    LOOP
+        SELECT * INTO a FROM pggit.answers w WHERE w.id = ask;
+        EXIT WHEN a.done;
+        IF a.id IS NULL AND clock_timestamp() > begun + interval '15 seconds' OR clock_timestamp() > begun + interval '30 minutes' THEN
+            RAISE EXCEPTION 'pggit-proxy did not answer' USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Its log may say why.';
+        END IF;
+        PERFORM pg_sleep(0.02);
+    END LOOP;
+    IF a.sqlstate IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = a.sqlstate, MESSAGE = a.message, DETAIL = coalesce(a.detail, ''), HINT = coalesce(a.hint, '');
+    END IF;
+END
+$$;
+
+-- A branch with its parent's schema and history, and without its data; returns its name. Without a parent: from this session's branch.
+CREATE FUNCTION pggit.create_branch(name text, parent text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF name IS NULL THEN
+        RAISE EXCEPTION 'a branch needs a name' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    PERFORM pggit.ask_proxy(jsonb_build_object('do', 'create branch', 'name', name, 'parent', parent));
+    RETURN name;
+END
+$$;
+COMMENT ON FUNCTION pggit.create_branch(text, text) IS
+    'Makes a branch, for members of pggit_brancher, through the proxy: it is served when this returns';
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
         -- It only reads the catalogs, and pggit.schema() needs it.
         GRANT EXECUTE ON FUNCTION pggit.recordable_objects() TO pggit_reader;
+        REVOKE ALL ON FUNCTION pggit.ask_proxy(jsonb), pggit.create_branch(text, text) FROM pggit_reader;
+        REVOKE ALL ON pggit.answers FROM pggit_reader;
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_brancher') THEN
+        GRANT USAGE ON SCHEMA pggit TO pggit_brancher;
+        GRANT EXECUTE ON FUNCTION pggit.create_branch(text, text) TO pggit_brancher;
     END IF;
 END
 $$;

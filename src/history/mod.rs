@@ -8,6 +8,7 @@
 //! changes, apply: what rules queued, and what was approved of it     connections of a moment
 //! seal: the hash chain of each branch, when a look saw commits that wait     one task a branch, connections of a moment
 //! verify: the whole chain again; run by the command line, not by the recorder
+//! ask: what functions that a client called want of the proxy, and the answers to them
 //! branching: makes, changes and drops branches when asked; sweeps what was left half made
 //! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
 //! migrate: the schema itself; run by the command line, not by the recorder
@@ -17,6 +18,7 @@
 //! what the triggers did not see.
 
 mod apply;
+mod ask;
 pub mod branching;
 mod changes;
 mod connect;
@@ -58,9 +60,10 @@ use self::queue::Queue;
 use self::store::Tables;
 use self::tables::Known;
 use crate::branch::{Branch, Branches, Origin};
-use crate::change::{Recording, StatementFact};
+use crate::change::{Recording, SessionFacts, StatementFact};
 use crate::config::Config;
 use crate::policy::Freeze;
+use crate::session::Asked;
 
 /// So many questions of operators are answered together; others wait.
 const READERS: usize = 4;
@@ -351,6 +354,11 @@ impl History {
             branching::create(&inner.server, &branches, &new, &told).await
         })
         .await
+    }
+
+    /// Does what a function asked for, and answers it. `refresh` makes this proxy take note of what is new.
+    pub async fn answer(&self, session: &SessionFacts, asked: Asked, branches: Arc<Branches>, refresh: impl FnOnce()) {
+        ask::answer(self, session, asked, branches, refresh).await;
     }
 
     /// In what the second branch differs from the first.

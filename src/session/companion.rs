@@ -263,7 +263,8 @@ fn in_ascii(json: &str) -> String {
 }
 
 /// `sha256(outer key || sha256(inner key || payload))`, in hex; `pggit.companion` computes the same.
-fn sign(Key(key): &Key, payload: &[u8]) -> String {
+/// As the database signs and verifies.
+pub(super) fn sign(Key(key): &Key, payload: &[u8]) -> String {
     let (inner, outer) = key.split_at(32);
     let inside = Sha256::new().chain_update(inner).chain_update(payload).finalize();
     let outside = Sha256::new().chain_update(outer).chain_update(inside).finalize();

@@ -3,8 +3,10 @@
 //! The driver reads into a [`Pipe`], calls [`Session::from_client`] or [`Session::from_server`], and writes what they
 //! let pass. In between, statements are classified ([`client`]) and judged ([`judge`]), the answers that the server owes are
 //! kept in a ledger ([`ledger`]), refused statements are replaced ([`refusal`]), and outcomes become known
-//! ([`server`], [`transaction`]). What the server's triggers cannot record, calls of ours do ([`companion`]). Rows and COPY data are never looked into and never held whole.
+//! ([`server`], [`transaction`]). What the server's triggers cannot record, calls of ours do ([`companion`]). Functions that a client calls may ask for something
+//! ([`ask`]). Rows and COPY data are never looked into and never held whole.
 
+mod ask;
 mod client;
 mod companion;
 mod guard;
@@ -32,6 +34,7 @@ use crate::sql::{Class, Encoding};
 use crate::wire::frame::BadLength;
 use crate::wire::pipe::Pipe;
 
+pub use ask::{Ask, Asked, Wanted};
 pub use companion::recording_calls;
 use intent::Intents;
 use ledger::{Kind, Ledger, Watched};
@@ -83,6 +86,8 @@ pub struct Session {
     calls: u32,
     /// What the client has sent of the extended protocol since its last Sync.
     batch: Batch,
+    /// Statements of the extended protocol that completed since the last ReadyForQuery.
+    executed: u32,
     /// A completion that waits for its companion's.
     held: Option<Held>,
     /// Set by Terminate.
@@ -177,6 +182,8 @@ pub struct Effects {
     pub settled: Vec<(Uuid, Told)>,
     /// Transactions that were prepared.
     pub prepared: Vec<PreparedTransaction>,
+    /// What functions of ours, which the client called, ask of the proxy.
+    pub asked: Vec<Asked>,
     /// Some prepared transaction has ended.
     pub prepared_ended: bool,
 }
@@ -225,6 +232,7 @@ impl Session {
             refusals: 0,
             calls: 0,
             batch: Batch::Closed,
+            executed: 0,
             held: None,
             terminated: false,
             fatal: false,

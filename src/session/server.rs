@@ -1,5 +1,6 @@
 //! From the server: answers are matched with what was owed. Rows and COPY data pass unread.
 
+use super::ask::Asked;
 use super::ledger::{Kind, Script, Watched};
 use super::transaction::Part;
 use super::unrecorded::Unrecorded;
@@ -55,8 +56,8 @@ fn unwatched(session: &mut Session, bytes: &[u8]) -> Result<Option<usize>, BadLe
     while run < bytes.len() {
         let Some(head) = Head::read(&bytes[run..])? else { break };
         match head.tag {
-            // DataRow, CopyData, NoticeResponse, NotificationResponse, ParameterDescription, CopyDone, FunctionCallResponse
-            b'D' | b'd' | b'N' | b'A' | b't' | b'c' | b'V' | b'R' | b'v' | b'H' => {}
+            // DataRow, CopyData, NotificationResponse, ParameterDescription, CopyDone, FunctionCallResponse
+            b'D' | b'd' | b'A' | b't' | b'c' | b'V' | b'R' | b'v' | b'H' => {}
             b'T' | b'n' => drop(session.ledger.pop_if(Kind::Describe)),
             b'2' | b'3' if session.ledger.owes_hidden() => break,
             b'2' if session.ledger.front_watched().is_none() => drop(session.ledger.pop_if(Kind::Bind)),
@@ -82,6 +83,7 @@ impl Session {
             b'1' => drop(self.ledger.pop_if(Kind::Parse)),
             b'2' => drop(self.ledger.pop_if(Kind::Bind)),
             b'G' | b'W' => self.ledger.copy_in(),
+            b'N' => return self.notice(body, fx),
             b'E' => return self.error(body, env, fx),
             b'Z' => self.ready(body, env, fx),
             b'S' => self.parameter(body, fx),
@@ -89,6 +91,14 @@ impl Session {
             _ => {}
         }
         None
+    }
+
+    /// What a function asks of the proxy is not for the client.
+    fn notice(&mut self, body: &[u8], fx: &mut Effects) -> Option<Vec<u8>> {
+        let mut asked = Asked::read(body)?;
+        asked.in_transaction = self.transaction.status != b'I' || self.executed > 0;
+        fx.asked.push(asked);
+        Some(Vec::new())
     }
 
     /// An answer to a companion's message: nothing for the client, save for what waited for it.
@@ -114,6 +124,7 @@ impl Session {
             },
             Kind::Execute => {
                 fx.statements.push((owed.class, self.since(owed.at, env)));
+                self.executed = self.executed.saturating_add(1);
                 match self.ledger.pop() {
                     Some((_, Some(Watched::Execute(step)))) => Some(step),
                     _ => None,
@@ -242,6 +253,7 @@ impl Session {
 
     fn ready(&mut self, body: &[u8], env: &Env<'_>, fx: &mut Effects) {
         let status = body.first().copied().unwrap_or(b'I');
+        self.executed = 0;
         // One of these is always the next: should the count be wrong, it is right again from here.
         while let Some((owed, _)) = self.ledger.pop() {
             match owed.kind {

@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// What is about the main database, or another one's sessions, is not the copy's.
 const PRUNE: &str = "TRUNCATE pggit.statements, pggit.branches, pggit.freezes, pggit.templates, pggit.prepared, pggit.intents, \
-     pggit.change_requests, pggit.companion_key";
+     pggit.change_requests, pggit.companion_key, pggit.answers";
 
 /// Makes the branch's database. `main` has the branch's lock, and is given up for another connection that has it again at the end.
 /// On an error what was begun is taken back by the caller.

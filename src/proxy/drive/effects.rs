@@ -223,6 +223,13 @@ impl Drive<'_> {
         if !self.fx.settled.is_empty() || !self.fx.prepared.is_empty() {
             self.settle();
         }
+        for asked in self.fx.asked.drain(..) {
+            let (shared, session) = (self.relay.shared.clone(), self.facts.clone());
+            tokio::spawn(async move {
+                let branches = shared.branches.load_full();
+                shared.history.answer(&session, asked, branches, || shared.refresh()).await;
+            });
+        }
         if std::mem::take(&mut self.fx.prepared_ended) {
             shared.history.prepared_ended();
         }
