@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Real clients through the proxy (tests/clients/): each on a branch by its connection string, with its migrations in the history.
+# Real clients through the proxy (tests/clients/): each on a branch by its connection string, with its migrations in the history. And
+# migration tools on a protected branch and on one whose changes are queued.
 # On each version and in each capture: PGGIT_TEST_VERSIONS="15,18", CAPTURE="trigger inject". ONLY="psql,Knex": just those.
 # And once more on each version over TLS, before a proxy that takes nobody without it: ROADS="plain tls".
 # WRITE=1 writes the table of docs/CLIENTS.md from what ran.
@@ -75,11 +76,14 @@ cert = \"$work/tls.crt\"
 key = \"$work/tls.key\""
         fi
         start_server "$major" "$name"
-        direct -d postgres -c "create database app" -c "create database feature_x"
-        migrate app "$capture"
-        migrate feature_x "$capture"
+        for database in app feature_x feature_tools; do
+            direct -d postgres -c "create database $database"
+            migrate "$database" "$capture"
+        done
         start_proxy "$name" app "[branches.\"feature/x\"]
 database = \"feature_x\"
+[branches.\"feature/tools\"]
+database = \"feature_tools\"
 $tls"
         # pg_dump of the server's own version; pgbench comes with Debian's server.
         path=$PATH:/usr/lib/postgresql/$debian/bin
@@ -89,6 +93,14 @@ $tls"
         [ "$major-$capture" != "$debian-trigger" ] || page=${WRITE:+write}
         if PATH=$path PGSSLMODE=$sslmode NODE_EXTRA_CA_CERTS=$work/tls.crt HOST=127.0.0.1 PORT=$proxy_port SERVER_PORT=$server_port \
             python3 $here/run.py --work "$drivers" --only "${ONLY:-}" --page "${page:-check}"; then
+            passed=$((passed + 1))
+        else
+            failed=$((failed + 1))
+        fi
+        [ "$road" = plain ] || continue
+        # Last: it makes rules, and leaves tables in main.
+        if PATH=$path PGSSLMODE=disable HOST=127.0.0.1 PORT=$proxy_port CONTROL_PORT=$control_port SERVER_PORT=$server_port \
+            CONFIGURATION=$work/$name.toml python3 $here/tools.py --work "$drivers" --only "${ONLY:-}"; then
             passed=$((passed + 1))
         else
             failed=$((failed + 1))

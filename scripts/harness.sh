@@ -65,7 +65,7 @@ start_server() {
     fail "PostgreSQL $1 did not start"
 }
 
-# start_proxy NAME DATABASE [CONFIGURATION]: in front of the server last started; sets proxy_port.
+# start_proxy NAME DATABASE [CONFIGURATION]: in front of the server last started; sets proxy_port and control_port.
 start_proxy() {
     local file=$work/$1.toml
     cat > "$file" << END
@@ -95,6 +95,8 @@ END
         sleep 0.05
     done
     proxy_port=$(sed -n 's/^clients .*:\([0-9]*\)$/\1/p' "$work/$1.out")
+    # shellcheck disable=SC2034 # for whoever needs it
+    control_port=$(sed -n 's/^control .*:\([0-9]*\)$/\1/p' "$work/$1.out")
 }
 
 direct() { psql -X -q -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$server_port" -U postgres "$@"; }
