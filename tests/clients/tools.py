@@ -128,7 +128,7 @@ def judge(tool: Tool, configuration: Configuration) -> None:
     must(done.returncode != 0, "the tool did not stop at a protected branch", done)
     must("protected" in done.stdout + done.stderr, "the tool does not say why", done)
     must(state(tool, "app") == (1, False), f"a refused migration is noted: {state(tool, 'app')}", done)
-    configuration.add(QUEUED.format(notes=f"public.{tool.notes}"))
+    configuration.add(QUEUED.format(notes=tool.notes))
     done = run(tool, "app/main", 2)
     must(done.returncode != 0, "the tool did not stop at a queued change", done)
     must("change request" in done.stdout + done.stderr, "the tool does not say why", done)
