@@ -8,6 +8,7 @@ pub mod demo;
 pub mod diff;
 mod manager;
 pub mod migrate;
+pub mod schema;
 pub mod serve;
 mod sockets;
 mod unix_socket;
@@ -112,6 +113,20 @@ enum Command {
         #[arg(long)]
         exit_code: bool,
     },
+    /// Print the schema of a branch as it is or was, as a script
+    Schema {
+        /// The branch
+        branch: String,
+        /// As it was after this commit
+        #[arg(long, value_name = "COMMIT", conflicts_with = "at_time")]
+        at_commit: Option<uuid::Uuid>,
+        /// As it was at this time, in UTC where it does not say
+        #[arg(long, value_name = "TIME")]
+        at_time: Option<String>,
+        /// The repository's main database, as a libpq URL
+        #[arg(long, value_name = "URL", env = "PGGIT_DATABASE_URL", hide_env_values = true)]
+        database_url: String,
+    },
     /// Start a private PostgreSQL and the proxy, and show what it does
     Demo {
         /// Exit after the tour
@@ -161,6 +176,9 @@ pub fn main() -> ExitCode {
                 Ok(true) if exit_code => return ExitCode::from(1),
                 ended => ended.map(drop),
             }
+        }
+        Command::Schema { branch, at_commit, at_time, database_url } => {
+            block_on(schema::run(&branch, at_commit, at_time, &database_url))
         }
         Command::Demo { once } => block_on(demo::run(once)),
         Command::Classify { file } => classify::run(file.as_deref()),

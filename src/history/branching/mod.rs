@@ -7,6 +7,7 @@
 //! remove   row 'dropping' ─> DROP DATABASE ─> no row
 //! diff     the facts of two databases, side by side
 //! look     the facts of one, now or at a commit or time of its history; who touched which column
+//! order    such facts as a script
 //! sweep    what nobody is at work on any more, and templates that nobody needs
 //! ```
 //!
@@ -21,6 +22,7 @@ mod dump;
 mod error;
 mod facts;
 mod look;
+mod order;
 mod remove;
 mod rows;
 mod script;
@@ -38,6 +40,7 @@ pub use error::BranchError;
 pub use facts::BranchFacts;
 pub(super) use facts::{Row as FactsRow, SeenTip, read as read_facts, together};
 pub use look::{Blamed, Fact, Moment, blame, schema};
+pub use order::script;
 pub use remove::{Force, remove};
 pub use rows::{Listed, Tip, branches, list};
 pub(super) use sweep::keep_sweeping;
