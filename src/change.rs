@@ -25,6 +25,17 @@ pub struct SessionFacts {
     pub client_addr: Option<IpAddr>,
     /// The client's port; 0 for a unix socket.
     pub client_port: u16,
+    /// Set where a rule sent the session to another branch than it asked for.
+    pub rerouted: Option<Box<Reroute>>,
+}
+
+/// How a session came to its branch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reroute {
+    /// The branch that was asked for. Also the server-side setting `pggit.rerouted_from` of this session.
+    pub from: String,
+    /// The rule that sent it on.
+    pub rule: String,
 }
 
 /// What became of a statement, as in `pggit.statements.outcome`.
@@ -38,6 +49,8 @@ pub enum Outcome {
     Refused,
     /// It became a change request.
     Queued,
+    /// It was run on another branch, and committed there.
+    Rerouted,
     /// It succeeded, and its transaction (or savepoint) was rolled back.
     RolledBack,
     /// The connection ended before the outcome was seen.
@@ -52,6 +65,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::Refused => "refused",
             Self::Queued => "queued",
+            Self::Rerouted => "rerouted",
             Self::RolledBack => "rolled_back",
             Self::Unknown => "unknown",
         }
@@ -67,6 +81,8 @@ pub enum VerdictKind {
     Refuse,
     /// It did not: it became a change request.
     Queue,
+    /// It went to another branch.
+    Reroute,
 }
 
 impl VerdictKind {
@@ -76,6 +92,7 @@ impl VerdictKind {
             Self::Allow => "allow",
             Self::Refuse => "refuse",
             Self::Queue => "queue",
+            Self::Reroute => "reroute",
         }
     }
 }
@@ -105,6 +122,8 @@ pub struct StatementFact {
     pub error: Option<String>,
     /// `application_name` at that time.
     pub application_name: String,
+    /// The branch where it was run instead.
+    pub rerouted_to: Option<Arc<str>>,
     /// When its bytes arrived.
     pub started_at: SystemTime,
     /// From its bytes' arrival to the server's completion.

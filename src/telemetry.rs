@@ -226,6 +226,7 @@ impl Metrics {
             VerdictKind::Allow => counts.allowed.increment(1),
             VerdictKind::Refuse => counts.refused.increment(1),
             VerdictKind::Queue => counts.queued.increment(1),
+            VerdictKind::Reroute => counts.rerouted.increment(1),
         }
     }
 

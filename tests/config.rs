@@ -71,7 +71,7 @@ fn sample_with_everything_uncommented_knows_all_its_keys() {
     let is_toml = |line: &str| line.starts_with('[') || line.split(" = ").next().is_some_and(|key| !key.contains(' '));
     let all: String = SAMPLE
         .lines()
-        .filter(|line| !["# password_file", "# sslcert", "# sslkey"].iter().any(|file| line.starts_with(file)))
+        .filter(|line| !["# password_file", "# sslcert", "# sslkey", "# to "].iter().any(|key| line.starts_with(key)))
         .map(|line| match line.strip_prefix("# ") {
             Some(rest) if is_toml(rest) && rest.contains(['=', '[']) => format!("{rest}\n"),
             _ => format!("{line}\n"),
@@ -211,9 +211,49 @@ fn password_file_is_found_beside_the_file() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_said() {
-    let problem = problem("[[rule]]\nname = \"a\"\naction = \"reroute\"");
-    assert!(problem.contains("\"reroute\" is not available in this version"), "{problem}");
+fn rules_that_reroute_lead_somewhere_else() {
+    let rule = |rest: &str| format!("[[rule]]\nname = \"a{}\"\naction = \"reroute\"\n{rest}\n", rest.len());
+    let config = parse(&rule("to = \"staging\"\nuser = \"ann\""));
+    assert_eq!(config.rules[0].action, Action::Reroute("staging".into()));
+    assert_eq!(value(&config, "rule.a27").0, "reroute user=ann to=staging");
+    for (wrong, why) in [
+        (rule(""), "needs `to`, the branch that it leads to"),
+        (rule("to = \"\""), "a branch name cannot be empty"),
+        (rule("to = \"main\"\nbranch = \"main\""), "a rule cannot reroute from \"main\" to itself"),
+        (rule("to = \"x\"\nclass = [\"ddl\", \"write\"]"), "only statements of the classes `ddl` and `role`"),
+        (
+            "[[rule]]\nname = \"a\"\naction = \"refuse\"\nto = \"x\"".to_owned(),
+            "`to` is for rules with `action` = \"reroute\"",
+        ),
+    ] {
+        assert!(problem(&wrong).contains(why), "{wrong}: {}", problem(&wrong));
+    }
+}
+
+#[test]
+fn rules_that_reroute_in_a_circle_are_told_once() {
+    let rules = |rules: &[(&str, &str, &str)]| {
+        let rule = |(at, (branch, to, rest)): (usize, &(&str, &str, &str))| {
+            format!("[[rule]]\nname = \"r{at}\"\nbranch = \"{branch}\"\nto = \"{to}\"\n{rest}\naction = \"reroute\"\n")
+        };
+        rules.iter().enumerate().map(rule).collect::<String>()
+    };
+    let two = problems(&rules(&[("main", "a", ""), ("a", "main", "")]));
+    assert_eq!(two.len(), 1, "{two:?}");
+    assert!(two[0].contains("f.toml:7:1: rules \"r0\" and \"r1\" reroute in a circle"), "{two:?}");
+    let three = problems(&rules(&[("m*", "a", ""), ("a", "b", ""), ("b", "main", "class = \"ddl\"")]));
+    assert_eq!(three.len(), 1, "{three:?}");
+    // By way of a branch to a third one, for others, for other statements: no circle.
+    for (one, other) in [
+        ("user = \"ann\"", "user = \"b*\""),
+        ("tag = \"DROP *\"", "tag = \"create *\""),
+        ("class = \"ddl\"", "class = \"role\""),
+    ] {
+        parse(&rules(&[("main", "a", one), ("a", "main", other)]));
+    }
+    parse(&rules(&[("main", "a", ""), ("a", "b", ""), ("*", "b", "")]));
+    let wide = problems(&rules(&[("main", "a", ""), ("*", "main", "client = \"10.0.0.0/8\"")]));
+    assert_eq!(wide.len(), 1, "{wide:?}");
 }
 
 #[test]
@@ -223,7 +263,7 @@ fn rules_are_read_in_order() {
          [[rule]]\nname = \"two\"\nclass = \"opaque\"\nclient = [\"::1\", \"192.168.0.0/16\"]\naction = \"allow\"\n",
     );
     assert_eq!(config.rules[0].class, [Class::Ddl, Class::Role]);
-    assert_eq!((config.rules[1].action, config.rules[1].client.len()), (Action::Allow, 2));
+    assert_eq!((config.rules[1].action.clone(), config.rules[1].client.len()), (Action::Allow, 2));
     assert_eq!(value(&config, "rule.one").0, "refuse client=10.0.0.0/8 class=ddl, role");
 }
 

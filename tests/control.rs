@@ -95,6 +95,7 @@ impl Port {
             branch: Some(branch.into()),
             client_addr: client.peer.load_full().map(|peer| peer.ip()),
             client_port: 5555,
+            rerouted: None,
         };
         client.facts.set(Arc::new(facts)).unwrap();
         client.id

@@ -198,7 +198,7 @@ fn a_lock_in_the_way_ends_in_words() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (client, connection) = runtime.block_on(tokio_postgres::connect(&url, tokio_postgres::NoTls)).unwrap();
     runtime.spawn(connection);
-    runtime.block_on(client.batch_execute("begin; lock table pggit.statements in access share mode")).unwrap();
+    runtime.block_on(client.batch_execute("begin; lock table pggit.freezes in access share mode")).unwrap();
     let error = migrate_fails(&["down", "--to", "5"], &url);
     assert!(error.contains("waited 10s in vain for a lock"), "{error}");
     // What stood above it is gone, it itself is whole.

@@ -60,6 +60,7 @@ fn fact(number: usize) -> StatementFact {
         branch: Some("main".into()),
         client_addr: Some("192.0.2.7".parse().unwrap()),
         client_port: 40_000,
+        rerouted: None,
     };
     StatementFact {
         id: Uuid::now_v7(),
@@ -73,6 +74,7 @@ fn fact(number: usize) -> StatementFact {
         sqlstate: None,
         error: None,
         application_name: "test".into(),
+        rerouted_to: None,
         started_at: SystemTime::now(),
         duration: Duration::from_micros(1500),
     }

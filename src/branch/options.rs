@@ -8,7 +8,7 @@ use std::ops::Range;
 const WITH_ARGUMENT: &[u8] = b"BCcDdfhkNprStvW-";
 
 /// Settings that only the proxy sets, and the one that would stop the recording.
-pub const GUARDED: [&str; 3] = ["pggit.session", "pggit.client", "event_triggers"];
+pub const GUARDED: [&str; 4] = ["pggit.session", "pggit.client", "pggit.rerouted_from", "event_triggers"];
 
 /// What `options` say about the proxy's settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

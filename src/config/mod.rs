@@ -4,6 +4,7 @@
 //! line ([`Overrides`]) go over it. Every key is written down once, where it is read.
 
 mod branches;
+mod circles;
 mod hosts;
 mod listen;
 mod overrides;

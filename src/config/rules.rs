@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::circles::circles;
 use super::section::{Section, pick};
+use crate::branch::check_branch_name;
 use crate::policy::{Action, ObjectPattern, Queueing, Rule, any_case_glob, glob};
 use crate::sql::Class;
 
@@ -18,7 +20,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// Reads the rules in their order; a rule with a problem is left out, the problem stands in the reader.
 pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
-    for mut section in sections {
+    let mut places = Vec::new();
+    let mut sections = sections;
+    for section in &mut sections {
         let span = section.span().clone();
         let name = section.text("name");
         match &name {
@@ -32,45 +36,81 @@ pub(super) fn read_rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
         }
         let action = section.parsed("action", read_action);
         if !section.has("action") {
-            section.problem(&span, "a rule needs an `action`: \"allow\", \"refuse\" or \"queue\"");
+            section.problem(&span, "a rule needs an `action`: \"allow\", \"refuse\", \"queue\" or \"reroute\"");
         }
-        let action = action.map_or(Action::Refuse, |placed| placed.value);
-        let queues = matches!(action, Action::Queue(_));
+        let word = action.map_or(Word::Refuse, |placed| placed.value);
+        let queues = word == Word::Queue;
         let expires = section.duration("expires", Queueing::EXPIRES, Duration::from_secs(1)..=LONGEST);
         let wait = section.duration("wait", Duration::ZERO, Duration::ZERO..=LONGEST_WAIT);
         let wait = (!wait.is_zero()).then_some(wait);
         if (section.has("expires") || section.has("wait")) && !queues {
             section.problem(&span, "`expires` and `wait` are for rules with `action` = \"queue\"");
         }
+        let to = read_to(section, word == Word::Reroute, &span);
+        let action = match word {
+            Word::Allow => Action::Allow,
+            Word::Refuse => Action::Refuse,
+            Word::Queue => Action::Queue(Queueing { expires, wait }),
+            // What it would lead to is a problem that stands in the reader.
+            Word::Reroute => to.map_or(Action::Refuse, |to| Action::Reroute(to.into())),
+        };
         let rule = Rule {
             name: name.map(|name| name.value).unwrap_or_default(),
             branch: section.parsed("branch", glob).map(|placed| placed.value),
             user: section.parsed("user", glob).map(|placed| placed.value),
             application: section.parsed("application", glob).map(|placed| placed.value),
-            client: read_networks(&mut section),
-            class: read_classes(&mut section),
+            client: read_networks(section),
+            class: read_classes(section),
             tag: section.parsed("tag", any_case_glob).map(|placed| placed.value),
             object: section.parsed("object", ObjectPattern::new).map(|placed| placed.value),
-            action: if queues { Action::Queue(Queueing { expires, wait }) } else { action },
+            action,
             message: section.text("message").map(|placed| placed.value),
             hint: section.text("hint").map(|placed| placed.value),
         };
-        section.finish();
+        if matches!(rule.action, Action::Reroute(_))
+            && let Some(class) = rule.class.iter().find(|class| !matches!(class, Class::Ddl | Class::Role))
+        {
+            let message =
+                format!("only statements of the classes `ddl` and `role` can be rerouted, not `{}`", class.as_str());
+            section.problem(&span, message);
+        }
         rules.push(rule);
+        places.push(span);
     }
+    for (place, message) in circles(&rules) {
+        if let (Some(section), Some(span)) = (sections.get(place), places.get(place)) {
+            section.problem(span, message);
+        }
+    }
+    sections.into_iter().for_each(Section::finish);
     rules
 }
 
-fn read_action(text: &str) -> Result<Action, String> {
-    match text {
-        "reroute" => Err(format!(
-            "`action` = \"{text}\" is not available in this version; use \"allow\", \"refuse\" or \"queue\""
-        )),
-        _ => {
-            let queue = Action::Queue(Queueing { expires: Queueing::EXPIRES, wait: None });
-            pick("action", text, &[("allow", Action::Allow), ("refuse", Action::Refuse), ("queue", queue)])
+/// The words of `action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Allow,
+    Refuse,
+    Queue,
+    Reroute,
+}
+
+/// Where a rule reroutes to. Whether the branch is there only the server knows: it may be a row of `pggit.branches`.
+fn read_to(section: &mut Section<'_>, reroutes: bool, span: &std::ops::Range<usize>) -> Option<String> {
+    let to = section.parsed("to", |name| check_branch_name(name).map(|()| name.to_owned()).map_err(str::to_owned));
+    match (section.has("to"), reroutes) {
+        (false, true) => {
+            section.problem(span, "a rule with `action` = \"reroute\" needs `to`, the branch that it leads to")
         }
+        (true, false) => section.problem(span, "`to` is for rules with `action` = \"reroute\""),
+        (false, false) | (true, true) => {}
     }
+    to.map(|placed| placed.value).filter(|_| reroutes)
+}
+
+fn read_action(text: &str) -> Result<Word, String> {
+    let words = [("allow", Word::Allow), ("refuse", Word::Refuse), ("queue", Word::Queue), ("reroute", Word::Reroute)];
+    pick("action", text, &words)
 }
 
 fn read_classes(section: &mut Section<'_>) -> Vec<Class> {

@@ -92,7 +92,8 @@ columns! {
         "bytes_out" Int "bytes to the client so far",
         "connected_at" Text "time, UTC",
         "session" Text "`session_id` of its rows in `pggit.history` and `pggit.statements`",
-        "tls" Text "version of TLS with the client, such as `TLSv1.3`; empty without",;
+        "tls" Text "version of TLS with the client, such as `TLSv1.3`; empty without",
+        "rerouted_from" Text "the branch that it asked for, where a rule sent it to another; NULL: it is where it wants to be",;
     SERVERS:
         "backend_pid" Int "process id on the server; NULL while it logs in",
         "client" Int "the client that it serves, as in SHOW CLIENTS",
@@ -147,7 +148,8 @@ columns! {
         "client_addr" Text "the client's address",
         "client_port" Int "the client's port",
         "backend_pid" Int "of the server connection",
-        "xid" Text "the transaction",;
+        "xid" Text "the transaction",
+        "rerouted_from" Text "the branch that it was meant for, where a rule sent it here; NULL: it was not",;
     STATEMENTS:
         "id" Text "of the row (uuid)",
         "session_id" Text "of the client's session",
@@ -156,9 +158,9 @@ columns! {
         "command_tag" Text "the server's",
         "class" Text "read, write, ddl, role, maintenance, transaction, session, opaque or other",
         "sql" Text "its text",
-        "verdict" Text "allow, refuse or queue",
+        "verdict" Text "allow, refuse, queue or reroute",
         "rule" Text "that said so; NULL where none matched",
-        "outcome" Text "applied, failed, refused, queued, rolled_back or unknown",
+        "outcome" Text "applied, failed, refused, queued, rerouted, rolled_back or unknown",
         "sqlstate" Text "of the error",
         "error" Text "its message",
         "created_by" Text "login name",
@@ -167,7 +169,8 @@ columns! {
         "client_port" Int "the client's port",
         "proxy" Text "which proxy saw it",
         "started_at" Text "time",
-        "duration_ms" Float "milliseconds from arrival to completion",;
+        "duration_ms" Float "milliseconds from arrival to completion",
+        "rerouted_to" Text "the branch where a rule had it run instead; NULL: none",;
     CHANGES:
         "number" Int "that APPROVE, REJECT and APPLY take",
         "status" Text "`pending`, `approved`, `rejected`, `applied`, `failed` or `expired`",
@@ -207,7 +210,8 @@ columns! {
         "class" Text "statement classes",
         "tag" Text "glob on the command tag",
         "object" Text "glob on schema.name",
-        "action" Text "`allow`, `refuse` or `queue`",
+        "action" Text "`allow`, `refuse`, `queue` or `reroute`",
+        "to" Text "the branch that the rule reroutes to; NULL: it does not",
         "expires" Text "how long a change request may wait; NULL: the rule does not queue",
         "wait" Text "how long clients wait for the decision; NULL: not at all",
         "message" Text "the error's message, instead of the standard one",
@@ -373,6 +377,7 @@ fn client_row(client: &Client) -> Vec<Value> {
         time(client.connected_at).into(),
         facts.map(|facts| facts.id.to_string()).into(),
         client.tls.get().copied().unwrap_or_default().into(),
+        facts.and_then(|facts| Some(facts.rerouted.as_ref()?.from.clone())).into(),
     ]
 }
 

@@ -379,6 +379,7 @@ fn facts(request: &Request) -> SessionFacts {
         branch: Some(request.branch.clone()),
         client_addr: request.client_addr,
         client_port: u16::try_from(request.client_port).unwrap_or(0),
+        rerouted: None,
     }
 }
 

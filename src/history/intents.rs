@@ -133,22 +133,24 @@ async fn insist<F: Future<Output = Result<bool, RecorderError>>>(inner: &Inner, 
 pub(super) async fn intend(server: &Server, intent: &Intent, backend: u32) -> Result<(), RecorderError> {
     let session = &intent.session;
     let mut connection = server.connect(&session.database).await?;
-    let insert = sqlx::query("SELECT pggit.intend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)")
-        .bind(intent.id)
-        .bind(session.id)
-        .bind(session.branch.as_deref().map(storable))
-        .bind(intent.tag)
-        .bind(intent.class.as_str())
-        .bind(intent.object_type)
-        .bind(intent.schema.as_deref().map(storable))
-        .bind(intent.names.iter().map(|name| storable(name)).collect::<Vec<_>>())
-        .bind(storable(&intent.sql))
-        .bind(storable(&session.user))
-        .bind(storable(&intent.application_name))
-        .bind(session.client_addr)
-        .bind(i32::from(session.client_port))
-        .bind(instance())
-        .bind(backend.cast_signed());
+    let insert =
+        sqlx::query("SELECT pggit.intend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)")
+            .bind(intent.id)
+            .bind(session.id)
+            .bind(session.branch.as_deref().map(storable))
+            .bind(intent.tag)
+            .bind(intent.class.as_str())
+            .bind(intent.object_type)
+            .bind(intent.schema.as_deref().map(storable))
+            .bind(intent.names.iter().map(|name| storable(name)).collect::<Vec<_>>())
+            .bind(storable(&intent.sql))
+            .bind(storable(&session.user))
+            .bind(storable(&intent.application_name))
+            .bind(session.client_addr)
+            .bind(i32::from(session.client_port))
+            .bind(instance())
+            .bind(backend.cast_signed())
+            .bind(session.rerouted.as_ref().map(|rerouted| storable(&rerouted.from)));
     let written = bounded(insert.execute(&mut connection)).await.map(drop);
     // Before the statement runs: CREATE DATABASE … TEMPLATE wants the database for itself.
     close(connection).await;

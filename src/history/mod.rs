@@ -578,6 +578,7 @@ mod tests {
             branch: Some("main".into()),
             client_addr: None,
             client_port: 0,
+            rerouted: None,
         };
         StatementFact {
             id: Uuid::now_v7(),
@@ -591,6 +592,7 @@ mod tests {
             sqlstate: None,
             error: None,
             application_name: "test".into(),
+            rerouted_to: None,
             started_at: SystemTime::now(),
             duration: Duration::from_millis(3),
         }

@@ -18,11 +18,11 @@ use crate::policy::Freeze;
 const HISTORY_COLUMNS: &str = "id, commit_id, session_id, statement_id, branch, change_type, change_severity, \
      command_tag, object_type, schema_name, object_name, object_identity, old_definition, new_definition, \
      sql_executed, captured_by, via_proxy, created_at, created_by, role_name, application_name, client_addr, \
-     client_port, backend_pid, xid";
+     client_port, backend_pid, xid, rerouted_from";
 
 /// Columns of `SHOW STATEMENTS`.
 const STATEMENT_COLUMNS: &str = "id, session_id, database, branch, command_tag, class, sql, verdict, rule, outcome, \
-     sqlstate, error, created_by, application_name, client_addr, client_port, proxy, started_at, duration_ms";
+     sqlstate, error, created_by, application_name, client_addr, client_port, proxy, started_at, duration_ms, rerouted_to";
 
 /// At most so many rows are read for one question, whatever was asked.
 const MAX_ROWS: u32 = 10_000;
@@ -53,10 +53,10 @@ pub(super) async fn insert_facts(
     let insert = sqlx::query(
         "INSERT INTO pggit.statements (id, session_id, database, branch, command_tag, class, sql, verdict, rule, \
          outcome, sqlstate, error, created_by, application_name, client_addr, client_port, started_at, duration_ms, \
-         proxy) \
-         SELECT *, $19 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], \
+         rerouted_to, proxy) \
+         SELECT *, $20 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], \
          $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], \
-         $15::inet[], $16::int4[], $17::timestamptz[], $18::float8[]) \
+         $15::inet[], $16::int4[], $17::timestamptz[], $18::float8[], $19::text[]) \
          ON CONFLICT (id) DO NOTHING",
     )
     .bind(ids)
@@ -77,6 +77,7 @@ pub(super) async fn insert_facts(
     .bind(ports)
     .bind(starts)
     .bind(durations)
+    .bind(options(|f| f.rerouted_to.as_deref()))
     .bind(proxy);
     bounded(insert.execute(&mut *connection)).await?;
     let ran = |f: &&Arc<StatementFact>| f.verdict == VerdictKind::Queue && f.outcome != Outcome::Queued;

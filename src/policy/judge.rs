@@ -1,6 +1,6 @@
 //! From who, what and the rules to a verdict.
 
-use super::{Action, Interest, Policy, Queued, Queueing, Refusal, Rule, Verdict, Who};
+use super::{Action, Interest, Policy, Queued, Queueing, Refusal, Rerouted, Rule, Verdict, Who};
 use crate::sql::{Class, Statement};
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
@@ -16,7 +16,7 @@ enum Known<'a> {
 }
 
 impl Policy {
-    /// How much the rules want to know of statements of this class. Only a rule that refuses or queues changes what
+    /// How much the rules want to know of statements of this class. Only a rule that holds back changes what
     /// happens, so rules behind the last such one ask for nothing.
     pub fn interest(&self, class: Class) -> Interest {
         let guarded = !self.protected.is_empty() || !self.freezes.is_empty();
@@ -29,6 +29,7 @@ impl Policy {
             let can = match rule.action {
                 Action::Allow | Action::Refuse => true,
                 Action::Queue(_) => can_wait(class) || class == Class::Other,
+                Action::Reroute(_) => can_move(class) || class == Class::Other,
             };
             can && (rule.class.is_empty() || rule.class.contains(&class) || unread)
         };
@@ -65,10 +66,11 @@ impl Policy {
             });
         }
         if let Some(rule) = self.rules.iter().find(|rule| rule.matches(who, what)) {
-            return match rule.action {
+            return match &rule.action {
                 Action::Allow => Verdict::Allow(Some(rule.name.clone())),
                 Action::Refuse => Verdict::Refuse(rule.refusal(who, what)),
-                Action::Queue(queueing) => Verdict::Queue(rule.queued(who, what, queueing)),
+                Action::Queue(queueing) => Verdict::Queue(rule.queued(who, what, *queueing)),
+                Action::Reroute(to) => Verdict::Reroute(rule.rerouted(who, what, to)),
             };
         }
         match guarded_branch {
@@ -86,6 +88,16 @@ impl Policy {
 
 impl Rule {
     fn matches(&self, who: &Who<'_>, what: Known<'_>) -> bool {
+        self.is_about(who)
+            && (self.class.is_empty() || self.class_matches(what))
+            && self.tag_matches(what)
+            && self.object_matches(what)
+            && self.may_do(what)
+    }
+
+    /// Whether it holds for this session. A rule that reroutes does not for those who are where it leads to, nor for a
+    /// database that is no branch.
+    pub(super) fn is_about(&self, who: &Who<'_>) -> bool {
         let branch = match (&self.branch, who.branch) {
             (Some(glob), Some(branch)) => glob.is_match(branch),
             (Some(_), None) => false,
@@ -95,10 +107,10 @@ impl Rule {
             && self.user.as_ref().is_none_or(|glob| glob.is_match(who.user))
             && self.application.as_ref().is_none_or(|glob| glob.is_match(who.application))
             && (self.client.is_empty() || self.client_matches(who))
-            && (self.class.is_empty() || self.class_matches(what))
-            && self.tag_matches(what)
-            && self.object_matches(what)
-            && self.may_do(what)
+            && match &self.action {
+                Action::Allow | Action::Refuse | Action::Queue(_) => true,
+                Action::Reroute(to) => who.branch.is_some_and(|branch| branch != &**to),
+            }
     }
 
     /// Only what changes something can be done later, by somebody else; and what is temporary is nobody else's.
@@ -106,6 +118,7 @@ impl Rule {
         match self.action {
             Action::Allow | Action::Refuse => true,
             Action::Queue(_) => what.can_wait(),
+            Action::Reroute(_) => what.changes_branch(),
         }
     }
 
@@ -139,7 +152,9 @@ impl Rule {
         match (&self.object, what) {
             (None, _) => true,
             (Some(pattern), Known::Statement(statement)) if statement.parsed => match self.action {
-                Action::Refuse | Action::Queue(_) => statement.objects.iter().any(|object| pattern.may_match(object)),
+                Action::Refuse | Action::Queue(_) | Action::Reroute(_) => {
+                    statement.objects.iter().any(|object| pattern.may_match(object))
+                }
                 Action::Allow => {
                     !statement.objects.is_empty() && statement.objects.iter().all(|object| pattern.must_match(object))
                 }
@@ -163,6 +178,17 @@ impl Rule {
             message: self.message.clone(),
             hint: self.hint.clone(),
             queueing,
+        }
+    }
+
+    fn rerouted(&self, who: &Who<'_>, what: Known<'_>, to: &std::sync::Arc<str>) -> Rerouted {
+        Rerouted {
+            rule: self.name.clone(),
+            to: to.clone(),
+            what: what.name(),
+            detail: self.detail(who),
+            message: self.message.clone(),
+            hint: self.hint.clone(),
         }
     }
 
@@ -211,7 +237,7 @@ impl Known<'_> {
         }
     }
 
-    /// What freezes and protection refuse. Temporary objects end with the session and are not recorded.
+    /// What freezes and protection refuse, and what can be rerouted. Temporary objects end with the session and are not recorded.
     fn changes_branch(self) -> bool {
         match self {
             Self::Statement(statement) if !statement.parsed => true,
@@ -237,6 +263,20 @@ impl Known<'_> {
             Self::Statement(statement) => statement.tag.to_owned(),
             Self::Class(class) => format!("{} statement", class.as_str()),
         }
+    }
+}
+
+/// Classes of changes of a branch itself, which another branch can have instead.
+fn can_move(class: Class) -> bool {
+    match class {
+        Class::Ddl | Class::Role => true,
+        Class::Read
+        | Class::Write
+        | Class::Maintenance
+        | Class::Transaction
+        | Class::Session
+        | Class::Opaque
+        | Class::Other => false,
     }
 }
 

@@ -63,6 +63,7 @@ fn refusal(verdict: Verdict) -> Refusal {
         Verdict::Refuse(refusal) => refusal,
         Verdict::Allow(rule) => panic!("allowed by {rule:?}"),
         Verdict::Queue(queued) => panic!("queued by {}", queued.rule),
+        Verdict::Reroute(rerouted) => panic!("rerouted by {}", rerouted.rule),
     }
 }
 
@@ -283,4 +284,59 @@ fn class_alone_can_be_judged() {
     assert_eq!(protected().judge_class(&ANN, Class::Read), Verdict::Allow(None));
     let tagged = Rule { tag: Some(glob("DROP *").unwrap()), ..rule("r", Action::Refuse) };
     assert!(matches!(rules([tagged]).judge_class(&ANN, Class::Ddl), Verdict::Refuse(_)));
+}
+
+fn to(branch: &str) -> Action {
+    Action::Reroute(branch.into())
+}
+
+fn rerouted(policy: &Policy, who: &Who<'_>, statement: &Statement) -> Option<String> {
+    match policy.judge(who, statement) {
+        Verdict::Reroute(rerouted) => Some(rerouted.to.to_string()),
+        Verdict::Allow(_) => None,
+        Verdict::Refuse(_) | Verdict::Queue(_) => panic!("held back"),
+    }
+}
+
+#[test]
+fn only_what_changes_a_branch_is_rerouted_and_only_from_elsewhere() {
+    let policy = rules([rule("r", to("staging"))]);
+    assert_eq!(rerouted(&policy, &ANN, &create(&["t"])).as_deref(), Some("staging"));
+    assert_eq!(rerouted(&policy, &ANN, &unread()).as_deref(), Some("staging"));
+    assert_eq!(rerouted(&policy, &ANN, &Statement { temporary: true, ..create(&["t"]) }), None);
+    for class in Class::ALL.into_iter().filter(|class| !matches!(class, Class::Ddl | Class::Role)) {
+        assert_eq!(rerouted(&policy, &ANN, &statement(class, "X", &[])), None, "{class:?}");
+        let interest = if class == Class::Other { Interest::Parse } else { Interest::None };
+        assert_eq!(policy.interest(class), interest);
+    }
+    for branch in [Some("staging"), None] {
+        assert_eq!(rerouted(&policy, &Who { branch, ..ANN }, &create(&["t"])), None, "{branch:?}");
+    }
+    let refused = match policy.judge(&ANN, &create(&["t"])) {
+        Verdict::Reroute(rerouted) => rerouted.impossible("it is raining"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused.sqlstate, "PG004");
+    assert_eq!(refused.message, "CREATE TABLE belongs on branch \"staging\", and cannot be rerouted: it is raining");
+}
+
+#[test]
+fn sessions_are_rerouted_by_the_first_rule_that_is_about_sessions() {
+    let detour = |policy: &Policy, who: &Who<'_>| policy.detour(who).map(|detour| detour.to.to_owned());
+    let ann = || Some(glob("ann").unwrap());
+    let drops = || Rule { tag: Some(any_case_glob("DROP *").unwrap()), ..rule("drops", to("trash")) };
+    let policy = rules([
+        drops(),
+        Rule { branch: Some(glob("main").unwrap()), user: ann(), ..rule("ann", to("staging")) },
+        rule("others", to("sandbox")),
+    ]);
+    assert_eq!(detour(&policy, &ANN).as_deref(), Some("staging"), "a rule about statements says nothing of sessions");
+    assert_eq!(detour(&policy, &Who { user: "bob", ..ANN }).as_deref(), Some("sandbox"));
+    assert_eq!(detour(&policy, &Who { user: "bob", branch: Some("sandbox"), ..ANN }), None);
+    assert_eq!(detour(&policy, &Who { branch: None, ..ANN }), None, "a database that is no branch");
+    for action in [Action::Allow, Action::Refuse] {
+        let policy = rules([Rule { user: ann(), ..rule("stays", action) }, rule("others", to("sandbox"))]);
+        assert_eq!(detour(&policy, &ANN), None);
+        assert_eq!(detour(&policy, &Who { user: "bob", ..ANN }).as_deref(), Some("sandbox"));
+    }
 }

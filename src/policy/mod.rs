@@ -1,14 +1,17 @@
 //! Rules and what they say: pure, from facts to a verdict.
 //!
-//! Order: a freeze, then the rules (the first match decides), then the protection of a branch. What cannot be known
+//! Order: a freeze, then the rules (the first match decides), then the protection of a branch. A rule that reroutes and says
+//! nothing of statements decides about whole sessions, when they begin. What cannot be known
 //! (a text that does not parse, a table named without its schema) counts as matched by a rule that refuses and as
 //! not matched by a rule that allows.
 
 mod judge;
 mod pattern;
 mod queued;
+mod reroute;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use globset::GlobMatcher;
@@ -16,11 +19,12 @@ use ipnet::IpNet;
 
 pub use pattern::{ObjectPattern, any_case_glob, glob};
 pub use queued::{QUEUED, Queued};
+pub use reroute::{CANNOT_REROUTE, Detour, Rerouted};
 
 use crate::sql::Class;
 
 /// What a rule does with a statement that matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Let it pass, and look no further.
     Allow,
@@ -28,6 +32,8 @@ pub enum Action {
     Refuse,
     /// Make it a change request that waits for approval; the client gets an error with its number.
     Queue(Queueing),
+    /// Send the session, or the statement, to this branch.
+    Reroute(Arc<str>),
 }
 
 /// How a rule queues.
@@ -45,20 +51,21 @@ impl Queueing {
 }
 
 impl Action {
-    /// Whether it keeps statements from the server: then what cannot be known counts as matched.
-    fn holds_back(self) -> bool {
+    /// Whether it keeps statements from the branch: then what cannot be known counts as matched.
+    fn holds_back(&self) -> bool {
         match self {
             Self::Allow => false,
-            Self::Refuse | Self::Queue(_) => true,
+            Self::Refuse | Self::Queue(_) | Self::Reroute(_) => true,
         }
     }
 
     /// The word in the configuration and in `SHOW RULES`.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::Allow => "allow",
             Self::Refuse => "refuse",
             Self::Queue(_) => "queue",
+            Self::Reroute(_) => "reroute",
         }
     }
 }
@@ -127,6 +134,8 @@ pub enum Verdict {
     Refuse(Refusal),
     /// It becomes a change request.
     Queue(Queued),
+    /// It is run on another branch.
+    Reroute(Rerouted),
 }
 
 /// How much of a plain (pre-filtered) statement the rules want to know.
@@ -162,7 +171,7 @@ pub struct Policy {
 
 impl Rule {
     /// The columns of [`Rule::describe`], as the configuration names them.
-    pub const FIELDS: [&'static str; 13] = [
+    pub const FIELDS: [&'static str; 14] = [
         "name",
         "branch",
         "user",
@@ -172,6 +181,7 @@ impl Rule {
         "tag",
         "object",
         "action",
+        "to",
         "expires",
         "wait",
         "message",
@@ -179,7 +189,7 @@ impl Rule {
     ];
 
     /// The rule's values in the order of [`Rule::FIELDS`]; `None` for an absent condition.
-    pub fn describe(&self) -> [Option<String>; 13] {
+    pub fn describe(&self) -> [Option<String>; 14] {
         let glob = |glob: &Option<GlobMatcher>| glob.as_ref().map(|glob| glob.glob().glob().to_owned());
         let list = |words: Vec<String>| if words.is_empty() { None } else { Some(words.join(", ")) };
         [
@@ -192,13 +202,17 @@ impl Rule {
             glob(&self.tag),
             self.object.as_ref().map(ToString::to_string),
             Some(self.action.as_str().to_owned()),
+            match &self.action {
+                Action::Reroute(to) => Some(to.to_string()),
+                Action::Allow | Action::Refuse | Action::Queue(_) => None,
+            },
             match self.action {
                 Action::Queue(queueing) => Some(format!("{}s", queueing.expires.as_secs())),
-                Action::Allow | Action::Refuse => None,
+                Action::Allow | Action::Refuse | Action::Reroute(_) => None,
             },
             match self.action {
                 Action::Queue(queueing) => queueing.wait.map(|wait| format!("{}s", wait.as_secs())),
-                Action::Allow | Action::Refuse => None,
+                Action::Allow | Action::Refuse | Action::Reroute(_) => None,
             },
             self.message.clone(),
             self.hint.clone(),

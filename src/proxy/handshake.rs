@@ -14,8 +14,9 @@ use super::transport::Transport;
 use super::upstream::{self, Address, NoServer};
 use super::{Relay, foreign, refuse};
 use crate::branch::{Carriers, GUARDED, Route, take_branch_option};
-use crate::change::SessionFacts;
+use crate::change::{Reroute, SessionFacts};
 use crate::config::{ListenTls, TlsMode};
+use crate::policy::{CANNOT_REROUTE, Who};
 use crate::session::Session;
 use crate::state::{Client, Full, Life, Most, Shared};
 use crate::telemetry::{Connection, Side};
@@ -315,6 +316,9 @@ async fn start(
         result: Connection::NoBranch,
         ..Farewell::client(error.sqlstate(), error.to_string())
     })?;
+    let application = startup.parameter("application_name").map(text).unwrap_or_default();
+    let who = Who { branch: None, user: &user, application: &application, client: peer.map(|peer| peer.ip()) };
+    let (route, rerouted) = detour(shared, route, who)?;
     if let Route::Branch(branch) = &route {
         startup.set("database", branch.database.as_bytes());
     }
@@ -325,12 +329,16 @@ async fn start(
         branch: route.branch().map(str::to_owned),
         client_addr: peer.map(|peer| peer.ip()),
         client_port: peer.map_or(0, |peer| peer.port()),
+        rerouted,
     });
     startup.set("pggit.session", facts.id.to_string());
     startup.set("pggit.client", peer.map_or_else(|| "[local]".to_owned(), |peer| peer.to_string()));
     startup.set("pggit.timeout", format!("{}ms", shared.config.load().history.timeout.as_millis()));
     if let Some(branch) = &facts.branch {
         startup.set("pggit.branch", branch.as_bytes());
+    }
+    if let Some(rerouted) = &facts.rerouted {
+        startup.set("pggit.rerouted_from", rerouted.from.as_bytes());
     }
     let packet = startup.to_packet().map_err(|_| Farewell {
         detail: Some("The proxy adds its settings to the packet, and the server takes 10000 bytes in all.".into()),
@@ -369,7 +377,7 @@ async fn start(
         place,
         Start {
             server,
-            application: startup.parameter("application_name").map(text).unwrap_or_default(),
+            application,
             replication: startup.parameter("replication").is_some_and(asks_for_replication),
             facts,
             address,
@@ -377,6 +385,33 @@ async fn start(
             greeting: Vec::new(),
         },
     ))
+}
+
+/// Where the rules send a session that begins; from there they may send it on.
+fn detour(shared: &Shared, asked: Route, who: Who<'_>) -> Result<(Route, Option<Box<Reroute>>), Farewell> {
+    let policy = shared.policy.load();
+    let mut way = Vec::new();
+    let mut found: Option<(Route, &str)> = None;
+    loop {
+        let here = found.as_ref().map_or(&asked, |(route, _)| route);
+        let Some(detour) = policy.detour(&Who { branch: here.branch(), ..who }) else { break };
+        let stuck = |sqlstate, message| Farewell {
+            detail: Some(format!("Rule: {}; branch: {}.", detour.rule, here.branch().unwrap_or_default())),
+            result: Connection::NoBranch,
+            ..Farewell::client(sqlstate, message)
+        };
+        if way.contains(&detour.to) || asked.branch() == Some(detour.to) {
+            return Err(stuck(CANNOT_REROUTE, format!("rules reroute in a circle, by way of \"{}\"", detour.to)));
+        }
+        way.push(detour.to);
+        let branch = shared.branches.load().find(detour.to).cloned();
+        let missing = || format!("this session is rerouted to branch \"{}\", which does not exist", detour.to);
+        let branch = branch.ok_or_else(|| stuck("3D000", missing()))?;
+        found = Some((Route::Branch(branch), detour.rule));
+    }
+    let Some((route, rule)) = found else { return Ok((asked, None)) };
+    let from = asked.branch().unwrap_or_default().to_owned();
+    Ok((route, Some(Box::new(Reroute { from, rule: rule.to_owned() }))))
 }
 
 /// How many clients may be there of one user and of one branch.

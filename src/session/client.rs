@@ -154,7 +154,7 @@ impl Session {
                 Interest::None => self.owe(Kind::Query, class, frame, None),
                 Interest::Class => match frame.env.policy.judge_class(&self.who(), class) {
                     Verdict::Allow(_) => self.owe(Kind::Query, class, frame, None),
-                    Verdict::Refuse(_) | Verdict::Queue(_) => {
+                    Verdict::Refuse(_) | Verdict::Queue(_) | Verdict::Reroute(_) => {
                         self.script(frame, &classifier.parse(text, self.encoding), text, fx)
                     }
                 },
@@ -484,6 +484,7 @@ impl Session {
             Verdict::Allow(_) => None,
             Verdict::Refuse(refusal) => Some(refusal),
             Verdict::Queue(queued) => Some(queued.impossible("a function call has no text")),
+            Verdict::Reroute(rerouted) => Some(rerouted.impossible("a function call has no text")),
         };
         if let Some(refusal) = refusal {
             let mut statement = unread(0)[0].clone();

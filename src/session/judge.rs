@@ -53,6 +53,7 @@ impl Session {
                 Some((rule, _)) => Some(rule.to_owned()),
                 None => return Err(No::Queue(Box::new(queued))),
             },
+            Verdict::Reroute(rerouted) => return Err(rerouted.impossible("connect to it instead").into()),
             Verdict::Allow(rule) => rule,
         };
         if !is_logged(statement) || statement.temporary || self.transaction.status == b'E' {
@@ -142,6 +143,7 @@ impl Session {
             sqlstate: None,
             error: None,
             application_name: self.application.clone(),
+            rerouted_to: None,
             started_at: (env.wall)(),
             duration: env.now.saturating_duration_since(self.origin),
         }

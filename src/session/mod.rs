@@ -16,6 +16,7 @@ mod ledger;
 mod prepared;
 mod queue;
 mod refusal;
+mod reroute;
 mod server;
 mod transaction;
 mod unrecorded;

@@ -4,7 +4,7 @@ use super::ask::Asked;
 use super::ledger::{Kind, Script, Watched};
 use super::transaction::Part;
 use super::unrecorded::Unrecorded;
-use super::{Effects, Env, Held, Session, finished};
+use super::{Effects, Env, Held, Session, finished, reroute};
 use crate::change::{Outcome, Told};
 use crate::sql::Encoding;
 use crate::wire::error::field;
@@ -85,7 +85,7 @@ impl Session {
             b'G' | b'W' => self.ledger.copy_in(),
             b'N' => return self.notice(body, fx),
             b'E' => return self.error(body, env, fx),
-            b'Z' => self.ready(body, env, fx),
+            b'Z' => return self.ready(body, env, fx),
             b'S' => self.parameter(body, fx),
             b'K' => return self.key(body, fx),
             _ => {}
@@ -251,7 +251,8 @@ impl Session {
         step.fact.as_ref().map(|fact| fact.tag)
     }
 
-    fn ready(&mut self, body: &[u8], env: &Env<'_>, fx: &mut Effects) {
+    fn ready(&mut self, body: &[u8], env: &Env<'_>, fx: &mut Effects) -> Option<Vec<u8>> {
+        let mut said = None;
         let status = body.first().copied().unwrap_or(b'I');
         self.executed = 0;
         // One of these is always the next: should the count be wrong, it is right again from here.
@@ -263,6 +264,7 @@ impl Session {
                 }
                 Kind::Startup => {
                     fx.ready = true;
+                    said = reroute::notice_at_login(&self.facts, body);
                     break;
                 }
                 Kind::Sync => break,
@@ -281,6 +283,7 @@ impl Session {
         }
         self.transaction.ready(status, &mut fx.facts);
         self.intent.ready(fx);
+        said
     }
 
     fn parameter(&mut self, body: &[u8], fx: &mut Effects) {

@@ -33,6 +33,7 @@ pub(super) struct Counts {
     pub(super) allowed: Counter,
     pub(super) refused: Counter,
     pub(super) queued: Counter,
+    pub(super) rerouted: Counter,
     /// Tags are the server's own, so there are some two hundred at most.
     ddl: Mutex<HashMap<(&'static str, &'static str), Counter>>,
 }
@@ -62,6 +63,7 @@ impl Counts {
             allowed: verdict(VerdictKind::Allow),
             refused: verdict(VerdictKind::Refuse),
             queued: verdict(VerdictKind::Queue),
+            rerouted: verdict(VerdictKind::Reroute),
             ddl: Mutex::default(),
         }
     }

@@ -42,10 +42,19 @@ pub fn put_fatal(out: &mut Vec<u8>, text: Text<'_>) {
 
 /// Appends an ErrorResponse with the given (possibly translated) severity word.
 pub fn put(out: &mut Vec<u8>, severity: &[u8], text: Text<'_>) {
-    frame::put(out, b'E', |body| {
-        let fatal: &[u8] = if severity == b"FATAL" { b"FATAL" } else { b"ERROR" };
+    let fatal: &[u8] = if severity == b"FATAL" { b"FATAL" } else { b"ERROR" };
+    put_message(out, b'E', severity, fatal, text);
+}
+
+/// Appends a NoticeResponse; it may stand wherever the server might send one.
+pub fn put_notice(out: &mut Vec<u8>, text: Text<'_>) {
+    put_message(out, b'N', b"NOTICE", b"NOTICE", text);
+}
+
+fn put_message(out: &mut Vec<u8>, tag: u8, severity: &[u8], plain: &[u8], text: Text<'_>) {
+    frame::put(out, tag, |body| {
         put_field(body, b'S', severity);
-        put_field(body, b'V', fatal);
+        put_field(body, b'V', plain);
         put_field(body, b'C', text.sqlstate.as_bytes());
         put_field(body, b'M', text.message.as_bytes());
         if let Some(detail) = text.detail {

@@ -29,6 +29,7 @@ pub fn session() -> Session {
         branch: Some("main".into()),
         client_addr: None,
         client_port: 0,
+        rerouted: None,
     };
     Session::new(Arc::new(facts), "test".into(), [7; 32], false, Instant::now())
 }
