@@ -208,6 +208,40 @@ pub enum Enqueued {
     Failed(String),
 }
 
+/// Names and values of the settings that another connection needs to be like a session's own, in the client's encoding.
+pub type Carried = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A statement that is to be run on another branch, in a session of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errand {
+    /// The branch.
+    pub to: Arc<str>,
+    /// The rule that sends it there.
+    pub rule: String,
+    /// The client's text.
+    pub sql: Vec<u8>,
+    /// The session's settings.
+    pub carried: Carried,
+}
+
+/// What came of an [`Errand`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Returned {
+    /// The other branch's server answered.
+    Answered {
+        /// Its messages, without ReadyForQuery.
+        frames: Vec<u8>,
+        /// SQLSTATE and message of its error, if it is one.
+        error: Option<(String, String)>,
+        /// The body of its ReadyForQuery.
+        ready: Vec<u8>,
+    },
+    /// It was never run, and why.
+    Never(String),
+    /// The connection broke; nobody knows whether it was run.
+    Lost(String),
+}
+
 /// What the server told of a statement with an intent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {

@@ -205,23 +205,7 @@ impl Clients {
     /// A place for a new client, or `None` when `max` are there already.
     pub fn admit(&self, max: u32, peer: Option<SocketAddr>) -> Option<Arc<Client>> {
         self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1)).ok()?;
-        let client = Arc::new(Client {
-            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
-            peer: ArcSwapOption::from_pointee(peer),
-            server: std::sync::OnceLock::new(),
-            connected_at: SystemTime::now(),
-            facts: std::sync::OnceLock::new(),
-            tls: std::sync::OnceLock::new(),
-            application: Mutex::new(String::new()),
-            backend_pid: AtomicU32::new(0),
-            state: AtomicU8::new(ClientState::Login as u8),
-            statements: AtomicU64::new(0),
-            bytes_in: AtomicU64::new(0),
-            bytes_out: AtomicU64::new(0),
-            killed: AtomicBool::new(false),
-            decision: AtomicU8::new(NO_DECISION),
-            waker: AtomicWaker::new(),
-        });
+        let client = Arc::new(Client::new(self.next.fetch_add(1, Ordering::Relaxed) + 1, peer));
         self.lock().insert(client.id, client.clone());
         Some(client)
     }
@@ -288,6 +272,27 @@ const AWAITED: u8 = 1;
 const CANCELLED: u8 = 2;
 
 impl Client {
+    /// One that is not listed.
+    pub fn new(id: u64, peer: Option<SocketAddr>) -> Self {
+        Self {
+            id,
+            peer: ArcSwapOption::from_pointee(peer),
+            server: std::sync::OnceLock::new(),
+            connected_at: SystemTime::now(),
+            facts: std::sync::OnceLock::new(),
+            tls: std::sync::OnceLock::new(),
+            application: Mutex::new(String::new()),
+            backend_pid: AtomicU32::new(0),
+            state: AtomicU8::new(ClientState::Login as u8),
+            statements: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            killed: AtomicBool::new(false),
+            decision: AtomicU8::new(NO_DECISION),
+            waker: AtomicWaker::new(),
+        }
+    }
+
     /// Its statement waits for a decision from now on, or does so no longer.
     pub fn await_decision(&self, waits: bool) {
         self.decision.store(if waits { AWAITED } else { NO_DECISION }, Ordering::Release);

@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::branch::Branches;
-use crate::config::Config;
+use crate::config::{AuthMode, Config};
+use crate::policy::{Action, Rule};
 
 /// Prints a summary and returns 0, or prints every problem and returns 1. `run` reads the environment too, as `serve` does.
 pub fn run(path: &Path) -> u8 {
@@ -53,7 +54,27 @@ fn summary(file: &str, config: &Config) -> String {
         line("branch", branch);
     }
     line("rules", config.rules.len().to_string());
+    for reroute in reroutes(config) {
+        line("reroute", reroute);
+    }
     text
+}
+
+/// What each rule that reroutes needs and this file cannot promise.
+fn reroutes(config: &Config) -> Vec<String> {
+    let branches = config.branches(&[]);
+    let show = |rule: &Rule| {
+        let Action::Reroute(to) = &rule.action else { return None };
+        let mut text = format!("{} to {to}", rule.name);
+        if branches.find(to).is_none() {
+            text += ", which is not declared here: it has to be made with CREATE BRANCH";
+        }
+        if config.auth.mode == AuthMode::Passthrough {
+            text += "; statements only of users whom the server asks for no password (auth.mode = \"passthrough\")";
+        }
+        Some(text)
+    };
+    config.rules.iter().filter_map(show).collect()
 }
 
 fn branches(branches: &Branches) -> Vec<String> {
@@ -77,6 +98,17 @@ mod tests {
         assert!(text.contains("rec@h:5432/app, with a password"), "{text}");
         assert!(text.contains("main in database app, default, protected"), "{text}");
         assert!(!text.contains("hunter2"));
+    }
+
+    #[test]
+    fn what_a_reroute_needs_is_said() {
+        let rule = "[[rule]]\nname = \"r\"\nbranch = \"main\"\naction = \"reroute\"\nto = \"staging\"\n";
+        let shown = |text: &str| summary("f.toml", &Config::parse(text, "f.toml").unwrap());
+        let text = shown(rule);
+        assert!(text.contains("reroute   r to staging, which is not declared here"), "{text}");
+        assert!(text.contains("asks for no password"), "{text}");
+        let text = shown(&format!("[auth]\nmode = \"scram\"\n[branches.staging]\ndatabase = \"s\"\n{rule}"));
+        assert!(text.contains("reroute   r to staging\n"), "{text}");
     }
 
     #[test]

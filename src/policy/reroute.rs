@@ -53,6 +53,20 @@ impl Rule {
 }
 
 impl Rerouted {
+    /// The error where the connection to the other branch broke.
+    pub fn lost(&self, reason: &str) -> Refusal {
+        Refusal {
+            sqlstate: "08006",
+            rule: Some(self.rule.clone()),
+            message: format!(
+                "{} was sent to branch \"{}\", and nobody knows what became of it: {reason}",
+                self.what, self.to
+            ),
+            detail: Some(self.detail.clone()),
+            hint: Some(format!("See the history of branch \"{}\".", self.to)),
+        }
+    }
+
     /// The error where the statement cannot be run there, and so not at all.
     pub fn impossible(&self, because: &str) -> Refusal {
         let hint =

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -14,12 +15,20 @@ use crate::wire::startup::cancel_request;
 pub(super) struct Target {
     /// The session: its statement may wait here, and not be at the server at all.
     pub place: Arc<Client>,
+    /// The process id that the client knows.
+    pub pid: u32,
+    /// What the client was given in place of the server's secret.
+    pub ours: Vec<u8>,
+    /// What runs its statements now.
+    pub backend: ArcSwap<Backend>,
+}
+
+/// A server process, and how to cancel what it does.
+pub(super) struct Backend {
     pub address: Address,
     /// The server's own key.
     pub pid: u32,
     pub secret: Vec<u8>,
-    /// What the client was given in place of the server's secret.
-    pub ours: Vec<u8>,
 }
 
 /// The targets of all sessions, by the process id that the client knows, which is the server's.
@@ -70,10 +79,16 @@ impl Drop for Entry<'_> {
 }
 
 impl Target {
+    /// How long a cancel request may take.
+    pub fn timeout(&self) -> std::time::Duration {
+        self.backend.load().address.timeout()
+    }
+
     /// Asks the server to cancel, and waits until it has hung up: then the signal is sent.
     pub async fn cancel(&self) -> std::io::Result<()> {
-        let mut server = self.address.connect().await?;
-        server.write_all(&cancel_request(self.pid, &self.secret)).await?;
+        let backend = self.backend.load_full();
+        let mut server = backend.address.connect().await?;
+        server.write_all(&cancel_request(backend.pid, &backend.secret)).await?;
         let mut nothing = [0; 64];
         while server.read(&mut nothing).await? > 0 {}
         Ok(())

@@ -20,11 +20,11 @@ use tokio::time::Sleep;
 use uuid::Uuid;
 
 use self::idle::{Idle, IdleTimer};
-use super::handshake::Link;
+use super::handshake::{Identity, Link};
 use super::stream::Stream;
 use super::upstream::Address;
 use super::{LAST_ARRIVALS, Relay, cancel, handshake, refuse};
-use crate::change::{Enqueued, Intended, Recording, SessionFacts};
+use crate::change::{Enqueued, Intended, Recording, Returned, SessionFacts};
 use crate::session::{Activity, Effects, Env, Limits, Next, Session};
 use crate::state::{Client, ClientState, Full};
 use crate::telemetry::{Connection, Side};
@@ -71,6 +71,12 @@ enum Wait {
     },
     /// Whether the statement at the front was approved.
     Decision { number: i64, answer: Pin<Box<dyn Future<Output = Enqueued> + Send>> },
+    /// What the statement at the front comes to on another branch.
+    Errand {
+        answer: Pin<Box<dyn Future<Output = Returned> + Send>>,
+        /// It has come, and waits for the end of a message on its way to the client.
+        returned: Option<Returned>,
+    },
     /// The server's answers to what came before the statement at the front.
     Answers,
     /// Room in the statement log.
@@ -78,11 +84,14 @@ enum Wait {
 }
 
 struct Drive<'a> {
-    relay: &'a Relay,
+    relay: &'a Arc<Relay>,
     place: Arc<Client>,
     facts: Arc<SessionFacts>,
     address: Address,
     secret: [u8; 32],
+    identity: Arc<Identity>,
+    /// Its client is one of ours; see [`super::errand`].
+    is_errand: bool,
     limits: Limits,
     max_buffer: usize,
     client: Arm<Stream>,
@@ -126,7 +135,7 @@ struct Arm<S> {
 }
 
 /// Relays until one side is through.
-pub(super) async fn run(relay: &Relay, link: Link, deadline: Instant) {
+pub(super) async fn run(relay: &Arc<Relay>, link: Link, deadline: Instant) {
     let config = relay.shared.config.load();
     let mut drive = Drive {
         relay,
@@ -134,6 +143,8 @@ pub(super) async fn run(relay: &Relay, link: Link, deadline: Instant) {
         facts: link.facts,
         address: link.address,
         secret: link.secret,
+        identity: link.identity,
+        is_errand: link.is_errand,
         limits: Limits {
             max_statement_parse: config.limits.max_statement_parse,
             max_prepared: config.limits.max_prepared,
@@ -201,7 +212,7 @@ impl Drive<'_> {
         if self.place.is_killed() || self.relay.shared.clients.is_ending() {
             return Err(End::Terminated);
         }
-        if self.relay.shared.clients.is_draining() && self.may_go(activity, cx) {
+        if self.relay.shared.clients.is_draining() && !self.is_errand && self.may_go(activity, cx) {
             return Err(End::Terminated);
         }
         self.watch_idleness(activity, cx)
@@ -251,6 +262,18 @@ impl Drive<'_> {
                     return Ok(false);
                 };
                 self.session.requests_answered(decided);
+            }
+            Some(Wait::Errand { answer, returned }) => {
+                if returned.is_none() {
+                    let Poll::Ready(come) = answer.as_mut().poll(cx) else { return Ok(false) };
+                    *returned = Some(come);
+                }
+                if !self.session.is_between_messages() && self.server.reads {
+                    return Ok(false);
+                }
+                if let Some(returned) = returned.take() {
+                    self.session.errand_returned(returned);
+                }
             }
             Some(Wait::Answers) => {
                 if self.session.awaits_answers() && self.server.reads {
@@ -373,6 +396,7 @@ impl Drive<'_> {
             let target = entry.target();
             let _ = tokio::time::timeout(self.address.timeout(), target.cancel()).await;
         }
+        self.await_errand(end).await;
         if matches!(end, End::TooMany(_)) && !self.client.cut {
             // It is not told that it got in.
             self.down.clear();
@@ -395,13 +419,41 @@ impl Drive<'_> {
         if let Some(wait) = self.wait.take() {
             match wait {
                 Wait::Log(room) => room.await,
-                Wait::Recorder(_) | Wait::Intent(_) | Wait::Requests { .. } | Wait::Decision { .. } | Wait::Answers => {
-                }
+                Wait::Recorder(_)
+                | Wait::Intent(_)
+                | Wait::Requests { .. }
+                | Wait::Decision { .. }
+                | Wait::Errand { .. }
+                | Wait::Answers => {}
             }
         }
         if self.counted {
             shared.metrics.client_left(self.facts.branch.as_deref());
             shared.clients.quota.leave(&self.facts.user, self.facts.branch.as_deref());
+        }
+    }
+}
+
+impl Drive<'_> {
+    /// What the statement came to that is under way elsewhere: the statement log wants to know. When the session is ended it
+    /// is cancelled, else only when it takes too long.
+    async fn await_errand(&mut self, end: End) {
+        let Some(Wait::Errand { answer, returned }) = &mut self.wait else { return };
+        let patience = self.address.timeout();
+        let mut come = returned.take();
+        if come.is_none() && end != End::Terminated {
+            come = tokio::time::timeout(patience, answer.as_mut()).await.ok();
+        }
+        if come.is_none()
+            && let Some(entry) = &self.cancel
+        {
+            let target = entry.target();
+            let cancelled = async { drop(target.cancel().await) };
+            let (come_now, ()) = futures::future::join(tokio::time::timeout(patience, answer), cancelled).await;
+            come = come_now.ok();
+        }
+        if let Some(returned) = come {
+            self.session.errand_returned(returned);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
-use super::login::{self, Stop};
+use super::login::{self, Proof, Stop};
 use super::stream::Stream;
 use super::transport::Transport;
 use super::upstream::{self, Address, NoServer};
@@ -39,6 +39,18 @@ pub(super) struct Link {
     pub packet: Vec<u8>,
     /// What the server has answered to it so far.
     pub greeting: Vec<u8>,
+    /// What it takes to log in as the same user again.
+    pub identity: Arc<Identity>,
+    /// The client is one of ours, with one statement that a rule sent here.
+    pub is_errand: bool,
+}
+
+/// Who a client is, for other connections to the server.
+pub(super) struct Identity {
+    /// The start-up packet, as it went to the server.
+    pub packet: Box<[u8]>,
+    /// Where the proxy asked for a proof itself.
+    pub proof: Option<Proof>,
 }
 
 /// Why a client gets no session.
@@ -96,7 +108,7 @@ pub(super) async fn run(
                 && !target.place.cancel_waiting()
             {
                 // A server that hangs must not keep us waiting with it.
-                tokio::time::timeout(target.address.timeout(), Box::pin(target.cancel())).await??;
+                tokio::time::timeout(target.timeout(), Box::pin(target.cancel())).await??;
             }
             refuse::leave(&mut client).await;
             return Ok(None);
@@ -266,6 +278,9 @@ pub(super) struct Start {
     replication: bool,
     pub packet: Vec<u8>,
     pub greeting: Vec<u8>,
+    pub proof: Option<Proof>,
+    /// `packet`, which is gone once it is sent.
+    said: Box<[u8]>,
 }
 
 impl Start {
@@ -283,6 +298,8 @@ impl Start {
             secret,
             packet: self.packet,
             greeting: self.greeting,
+            identity: Arc::new(Identity { packet: self.said, proof: self.proof }),
+            is_errand: false,
         }
     }
 }
@@ -381,8 +398,10 @@ async fn start(
             replication: startup.parameter("replication").is_some_and(asks_for_replication),
             facts,
             address,
+            said: packet.clone().into(),
             packet,
             greeting: Vec::new(),
+            proof: None,
         },
     ))
 }

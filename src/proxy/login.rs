@@ -24,7 +24,7 @@ const MAX_ANSWER: usize = 1024;
 /// The server's own default.
 const DEFAULT_ITERATIONS: u32 = 4096;
 
-const SASL: u32 = 10;
+pub(super) const SASL: u32 = 10;
 const SASL_CONTINUE: u32 = 11;
 const SASL_FINAL: u32 = 12;
 
@@ -78,7 +78,15 @@ pub(super) async fn run(
             let end_point = end_point.filter(|_| client.is_tls());
             let proven =
                 ask(client, secret.clone(), end_point).await.map_err(|stop| counted(relay, &start.facts, stop))?;
-            log_in(client, start, secret, proven, offered(&question).any(|name| name == SCRAM_PLUS.as_bytes())).await
+            let proof = Proof { secret, client_key: proven.client_key };
+            match prove(&mut start.server, &start.facts, &proof, &question).await? {
+                // The server's own error is the client's to see.
+                Some(refused) => start.greeting.extend_from_slice(&refused),
+                // Only now it is told that it was right.
+                None => put_request(client, SASL_FINAL, &proven.last).await?,
+            }
+            start.proof = Some(proof);
+            Ok(())
         }
     }
 }
@@ -137,23 +145,27 @@ async fn ask(client: &mut Stream, secret: Secret, end_point: Option<&[u8]>) -> R
     Ok(question.check(&last)?)
 }
 
-/// Logs in at the server with what the client has proven, and only then tells the client that it was right.
-async fn log_in(
-    client: &mut Stream,
-    start: &mut Start,
+/// What a user's proof gave away: enough to log in at the server as that user again. It lives as long as the session.
+pub(super) struct Proof {
     secret: Secret,
-    proven: Proven,
-    binding_offered: bool,
-) -> Result<(), Stop> {
-    let server = &mut start.server;
+    client_key: [u8; 32],
+}
+
+/// Logs in at the server that asked this question. The server's error, where it has one.
+pub(super) async fn prove(
+    server: &mut Stream,
+    facts: &SessionFacts,
+    proof: &Proof,
+    question: &[u8],
+) -> Result<Option<Vec<u8>>, Stop> {
     let hash = server.peer_certificate().and_then(|certificate| binding::end_point(certificate));
-    let channel = match (&hash, binding_offered) {
+    let channel = match (&hash, offered(question).any(|name| name == SCRAM_PLUS.as_bytes())) {
         (Some(hash), true) => Channel::EndPoint(hash),
         (Some(_), false) => Channel::NotOffered,
         (None, _) => Channel::None,
     };
     let nonce = nonce().map_err(|_| no_random_numbers())?;
-    let (mechanism, first, answer) = Answer::begin(secret, proven.client_key, channel, &nonce);
+    let (mechanism, first, answer) = Answer::begin(proof.secret.clone(), proof.client_key, channel, &nonce);
     let mut out = Vec::new();
     frame::put(&mut out, b'p', |body| {
         body.extend_from_slice(mechanism.as_bytes());
@@ -164,33 +176,28 @@ async fn log_in(
     server.write_all(&out).await?;
     let Some(question) = read_frame(server).await? else { return Err(not_genuine()) };
     if request(&question) != Some(SASL_CONTINUE) {
-        return refused_by_server(&mut start.greeting, &question);
+        return refused_by_server(question);
     }
     let Some((proof, expected)) = answer.prove(question.get(HEADER + 4..).unwrap_or_default()) else {
-        tracing::warn!(session = %start.facts.id, "the server stores another secret than auth_query returns");
-        return Err(Stop::Farewell(wrong_password(&start.facts)));
+        tracing::warn!(session = %facts.id, "the server stores another secret than auth_query returns");
+        return Err(Stop::Farewell(wrong_password(facts)));
     };
     out.clear();
     frame::put(&mut out, b'p', |body| body.extend_from_slice(&proof));
     server.write_all(&out).await?;
     let Some(last) = read_frame(server).await? else { return Err(not_genuine()) };
     if request(&last) != Some(SASL_FINAL) {
-        return refused_by_server(&mut start.greeting, &last);
+        return refused_by_server(last);
     }
     if !Answer::is_genuine(&expected, last.get(HEADER + 4..).unwrap_or_default()) {
         return Err(not_genuine());
     }
-    put_request(client, SASL_FINAL, &proven.last).await?;
-    Ok(())
+    Ok(None)
 }
 
-/// The server's own error is the client's to see; anything else is none of SCRAM.
-fn refused_by_server(greeting: &mut Vec<u8>, frame: &[u8]) -> Result<(), Stop> {
-    if frame.first() == Some(&b'E') {
-        greeting.extend_from_slice(frame);
-        return Ok(());
-    }
-    Err(not_genuine())
+/// The server's error; anything else is none of SCRAM.
+fn refused_by_server(frame: Vec<u8>) -> Result<Option<Vec<u8>>, Stop> {
+    if frame.first() == Some(&b'E') { Ok(Some(frame)) } else { Err(not_genuine()) }
 }
 
 fn not_genuine() -> Stop {
@@ -262,7 +269,7 @@ fn nonce() -> Result<Nonce, Refused> {
 }
 
 /// The number that says what an Authentication message is about.
-fn request(frame: &[u8]) -> Option<u32> {
+pub(super) fn request(frame: &[u8]) -> Option<u32> {
     let (code, _) = frame.get(HEADER..)?.split_first_chunk::<4>()?;
     frame.first().filter(|tag| **tag == b'R').map(|_| u32::from_be_bytes(*code))
 }

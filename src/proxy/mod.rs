@@ -6,9 +6,11 @@
 //! [`login`] has its part in logging in, [`upstream`] connects to the server, with [`tls`] where it is to be, [`greet`] hears its first words,
 //! [`road`] does so for the recorder, [`drive`] relays until one side ends, [`cancel`] carries cancel requests.
 
+mod again;
 mod buffers;
 mod cancel;
 mod drive;
+mod errand;
 mod foreign;
 mod greet;
 mod handshake;

@@ -8,10 +8,11 @@ use super::judge::{No, Ruled, Ruling, is_logged, logged_sql};
 use super::ledger::{Kind, Script, Watched};
 use super::prepared::{Prepared, Text};
 use super::queue::{self, Held, Kept};
+use super::reroute::{Send, Sent, Shape};
 use super::transaction::{Part, Step};
 use super::{Batch, Effects, Env, Next, Rest, Session};
 use crate::change::{Means, Told};
-use crate::policy::{Interest, Refusal, Verdict};
+use crate::policy::{Interest, Refusal, Rerouted, Verdict};
 use crate::sql::{Class, Classified, Classifier, Statement, unread};
 use crate::wire::frame::{self, BadLength, HEADER, Head, cstr};
 use crate::wire::pipe::Pipe;
@@ -58,10 +59,11 @@ pub(super) fn judge(
         let bytes = pipe.incoming();
         let Some(head) = Head::read(bytes)? else { return Ok(Next::Read) };
         let body = bytes.get(HEADER..head.total.min(bytes.len())).unwrap_or_default();
-        let frame = Frame { head, body, env };
+        let behind = bytes.get(head.total).copied();
+        let frame = Frame { head, body, behind, env };
         let judged = session.frame(&frame, classifier, fx);
         match &judged {
-            Judged::Pass | Judged::Replace { .. } => session.queue.passed(),
+            Judged::Pass | Judged::Replace { .. } => session.passed(),
             Judged::Wait | Judged::Ask | Judged::Settle(_) => {}
         }
         match judged {
@@ -85,6 +87,8 @@ pub(super) fn judge(
 struct Frame<'a> {
     head: Head,
     body: &'a [u8],
+    /// The next frame's tag, if it is there.
+    behind: Option<u8>,
     env: &'a Env<'a>,
 }
 
@@ -99,10 +103,19 @@ impl Frame<'_> {
 }
 
 impl Session {
+    /// The frame at the front is through: what was found out for it is no other statement's.
+    #[inline]
+    fn passed(&mut self) {
+        self.queue.passed();
+        if self.is_leaving() {
+            self.forget_leaving();
+        }
+    }
+
     fn frame(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
         match frame.head.tag {
             b'P' | b'B' | b'E' | b'D' | b'C' => self.batch = Batch::Open,
-            b'S' => self.batch = Batch::Closed,
+            b'S' => (self.batch, self.ran) = (Batch::Closed, false),
             b'Q' | b'F' if self.batch == Batch::Open => self.batch = Batch::Interrupted,
             _ => {}
         }
@@ -110,7 +123,11 @@ impl Session {
             b'Q' => self.query(frame, classifier, fx),
             b'P' => self.parse(frame, classifier, fx),
             b'B' => self.bind(frame, fx),
-            b'E' => self.execute(frame, fx),
+            b'E' => {
+                let judged = self.execute(frame, fx);
+                self.ran |= matches!(judged, Judged::Pass | Judged::Replace { .. });
+                judged
+            }
             b'D' => self.owe(Kind::Describe, Class::Other, frame, None),
             b'C' => self.close(frame),
             b'S' => self.owe(Kind::Sync, Class::Other, frame, None),
@@ -182,6 +199,7 @@ impl Session {
             match ruled {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(Ruling { rule, means })) => {
+                    self.customs.note(statement.tag, sql);
                     let ruled = Ruled { statement, sql, rule };
                     let mut step = self.step(&ruled, frame.env);
                     if let Some(fact) = &step.fact {
@@ -210,6 +228,10 @@ impl Session {
                 Err(no) => {
                     let (refusal, request) = match no {
                         No::Refuse(refusal) => (refusal, None),
+                        No::Reroute(rerouted) => match self.send_query(&rerouted, frame, statements, text, fx) {
+                            Ok(judged) => return judged,
+                            Err(refusal) => (refusal, None),
+                        },
                         No::Queue(queued) => {
                             let (is_utf8, max) = (self.is_utf8, frame.env.limits.max_logged_sql);
                             let mut kept = statements.iter().enumerate().skip(at).map(|(at, statement)| {
@@ -254,6 +276,76 @@ impl Session {
         Judged::Replace { old: frame.head.total, new, drop_rest: true }
     }
 
+    /// A Query whose statement a rule reroutes; or why it cannot be.
+    fn send_query(
+        &mut self,
+        rerouted: &Rerouted,
+        frame: &Frame<'_>,
+        statements: &[Statement],
+        text: &[u8],
+        fx: &mut Effects,
+    ) -> Result<Judged, Refusal> {
+        let [statement] = statements else {
+            return Err(rerouted.impossible("it is one of several statements in one text"));
+        };
+        let sql = text.get(statement.range.clone()).unwrap_or_default();
+        // A malformed message is the server's to reject.
+        let text = (frame.body.len() == text.len() + 1).then_some(text);
+        let replaced = |new| Judged::Replace { old: frame.head.total, new, drop_rest: true };
+        let judged = match self.send_on(rerouted, &Sent { statement, sql, text, shape: Shape::Query }, frame.env, fx) {
+            Send::Ask => Judged::Ask,
+            Send::Wait => Judged::Wait,
+            Send::Settle(bytes) => Judged::Settle(bytes),
+            Send::Ignored => self.owe(Kind::Query, statement.class, frame, None),
+            Send::Replied => replaced(Vec::new()),
+            Send::Refuse(refusal) => return Err(refusal),
+            Send::Lost(refusal) => {
+                let refused = self.refuse(refusal);
+                let new = refused.query(b"", &(0..0));
+                let script = Script { refused: Some(refused), ..Script::default() };
+                self.owe(Kind::Query, statement.class, frame, Some(Watched::Query(script)));
+                replaced(new)
+            }
+        };
+        Ok(judged)
+    }
+
+    /// An Execute whose statement a rule reroutes; or why it cannot be.
+    fn send_execute(
+        &mut self,
+        rerouted: &Rerouted,
+        frame: &Frame<'_>,
+        known: &Text,
+        portal: &[u8],
+        fx: &mut Effects,
+    ) -> Result<Judged, Refusal> {
+        let class = known.statement.class;
+        let max = frame.env.limits.max_logged_sql;
+        let text = queue::exact(known.whole().as_bytes(), self.is_utf8, max).filter(|_| known.exact);
+        let sent = Sent {
+            statement: &known.statement,
+            sql: known.sql.as_bytes(),
+            text: text.map(str::as_bytes),
+            shape: Shape::Execute { behind: frame.behind },
+        };
+        let replaced = |old, new| Judged::Replace { old, new, drop_rest: true };
+        let judged = match self.send_on(rerouted, &sent, frame.env, fx) {
+            Send::Ask => Judged::Ask,
+            Send::Wait => Judged::Wait,
+            Send::Settle(bytes) => Judged::Settle(bytes),
+            Send::Ignored => self.owe(Kind::Execute, class, frame, None),
+            Send::Replied => replaced(frame.head.total, Vec::new()),
+            Send::Refuse(refusal) => return Err(refusal),
+            Send::Lost(refusal) => {
+                let refused = self.refuse(refusal);
+                let new = refused.execute();
+                self.owe(Kind::Execute, class, frame, Some(Watched::Bind(refused)));
+                replaced(HEADER + portal.len() + 1, new)
+            }
+        };
+        Ok(judged)
+    }
+
     /// The calls that record the statement, where no event trigger does. `text` is what they will stand in.
     fn companions(&self, statement: &Statement, means: Option<Means>, step: &Step, text: &[u8]) -> Option<Companions> {
         let id = step.fact.as_ref()?.id;
@@ -289,7 +381,7 @@ impl Session {
             match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
                 Ok(None) => return Judged::Ask,
                 // A statement that is only prepared asks for nothing yet.
-                Ok(Some(_)) | Err(No::Queue(_)) => {}
+                Ok(Some(_)) | Err(No::Queue(_) | No::Reroute(_)) => {}
                 Err(No::Refuse(refusal)) => {
                     let refused = self.refused(&known.statement, text, refusal, frame.env, fx);
                     let new = refused.parse(name, tail);
@@ -312,8 +404,10 @@ impl Session {
     }
 
     /// What is remembered of a Parse. Several statements in one are the server's to reject (42601).
-    fn prepare(&self, statements: &[Statement], text: &[u8], env: &Env<'_>) -> Prepared {
+    fn prepare(&mut self, statements: &[Statement], text: &[u8], env: &Env<'_>) -> Prepared {
         let [statement] = statements else { return Prepared::default() };
+        // To know of settings that it never sets does no harm.
+        self.customs.note(statement.tag, text);
         let matters = is_logged(statement)
             || !statement.transactional
             || statement.control.is_some()
@@ -327,7 +421,7 @@ impl Session {
             let commented = (!before.trim_ascii().is_empty()).then(|| logged_sql(text, env.limits.max_logged_sql));
             Arc::new(Text { statement: statement.clone(), sql, exact, commented })
         });
-        Prepared { class: statement.class, text, means: None, queued: false }
+        Prepared { class: statement.class, text, means: None, held: false }
     }
 
     fn bind(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
@@ -349,7 +443,15 @@ impl Session {
                     None => return Judged::Wait,
                     Some(true) => Err(queued.impossible("it has parameters, which only this session has").into()),
                     Some(false) => {
-                        prepared.queued = true;
+                        prepared.held = true;
+                        Ok(Some(Ruling::default()))
+                    }
+                },
+                Err(No::Reroute(rerouted)) => match has_parameters(frame) {
+                    None => return Judged::Wait,
+                    Some(true) => Err(rerouted.impossible("it has parameters").into()),
+                    Some(false) => {
+                        prepared.held = true;
                         Ok(Some(Ruling::default()))
                     }
                 },
@@ -358,7 +460,7 @@ impl Session {
             match ruled {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(ruling)) => prepared.means = ruling.means,
-                Err(No::Queue(_)) => {}
+                Err(No::Queue(_) | No::Reroute(_)) => {}
                 Err(No::Refuse(refusal)) => {
                     let refused = self.refused(&known.statement, known.sql.as_bytes(), refusal, frame.env, fx);
                     let old = HEADER + portal.len() + 1 + name.len() + 1;
@@ -400,10 +502,14 @@ impl Session {
         let class = prepared.class;
         let Some(known) = prepared.text.clone() else { return self.owe(Kind::Execute, class, frame, None) };
         let mut means = prepared.means;
-        if !known.statement.transactional || prepared.queued {
+        if !known.statement.transactional || prepared.held {
             let ruled = match self.rule_alone(&known.statement, known.sql.as_bytes(), frame.env, fx) {
                 Ok(ruling) => Ok(ruling),
                 Err(No::Refuse(refusal)) => Err((refusal, None)),
+                Err(No::Reroute(rerouted)) => match self.send_execute(&rerouted, frame, &known, portal, fx) {
+                    Ok(judged) => return judged,
+                    Err(refusal) => Err((refusal, None)),
+                },
                 Err(No::Queue(queued)) => {
                     let sql = known.exact.then_some(known.sql.as_str());
                     let kept = Kept { statement: &known.statement, sql, is_first: false };

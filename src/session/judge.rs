@@ -7,7 +7,7 @@ use super::refusal::Refused;
 use super::transaction::{Part, Step};
 use super::{Effects, Env, Session};
 use crate::change::{Means, Outcome, Recording, StatementFact, VerdictKind};
-use crate::policy::{QUEUED, Queued, Refusal, Verdict};
+use crate::policy::{CANNOT_REROUTE, QUEUED, Queued, Refusal, Rerouted, Verdict};
 use crate::sql::{Class, Statement};
 
 /// A statement that is to be run, and what the rules said.
@@ -32,6 +32,8 @@ pub(super) enum No {
     Refuse(Refusal),
     /// It is to wait for approval.
     Queue(Box<Queued>),
+    /// It is to be run elsewhere.
+    Reroute(Box<Rerouted>),
 }
 
 impl From<Refusal> for No {
@@ -44,16 +46,25 @@ impl Session {
     /// Whether the statement may run, `None` where the recorder has to be asked first,
     /// or why not.
     pub(super) fn rule(&self, statement: &Statement, sql: &[u8], env: &Env<'_>) -> Result<Option<Ruling>, No> {
+        if let Some(rerouted) = self.errand.left() {
+            return Err(No::Reroute(Box::new(rerouted.clone())));
+        }
         if let Some(refusal) = guard::refuses(statement, sql) {
             return Err(refusal.into());
         }
         let rule = match env.policy.judge(&self.who(), statement) {
             Verdict::Refuse(refusal) => return Err(refusal.into()),
+            Verdict::Queue(queued) if self.on_errand => {
+                return Err(queued.impossible("a rule has sent it here from another branch").into());
+            }
             Verdict::Queue(queued) => match self.queue.released(statement) {
                 Some((rule, _)) => Some(rule.to_owned()),
                 None => return Err(No::Queue(Box::new(queued))),
             },
-            Verdict::Reroute(rerouted) => return Err(rerouted.impossible("connect to it instead").into()),
+            Verdict::Reroute(rerouted) if self.on_errand => {
+                return Err(rerouted.impossible("a rule has sent it here already").into());
+            }
+            Verdict::Reroute(rerouted) => return Err(No::Reroute(Box::new(rerouted))),
             Verdict::Allow(rule) => rule,
         };
         if !is_logged(statement) || statement.temporary || self.transaction.status == b'E' {
@@ -96,6 +107,8 @@ impl Session {
             (VerdictKind::Queue, Outcome::Refused)
         } else if refusal.sqlstate == QUEUED {
             (VerdictKind::Queue, Outcome::Queued)
+        } else if refusal.sqlstate == CANNOT_REROUTE {
+            (VerdictKind::Reroute, Outcome::Refused)
         } else {
             (VerdictKind::Refuse, Outcome::Refused)
         };
@@ -130,7 +143,7 @@ impl Session {
     }
 
     /// A fact whose outcome is still open; `duration` holds the session's age until then.
-    fn fact(&self, ruled: &Ruled<'_>, env: &Env<'_>) -> StatementFact {
+    pub(super) fn fact(&self, ruled: &Ruled<'_>, env: &Env<'_>) -> StatementFact {
         StatementFact {
             id: (env.new_id)(),
             session: self.facts.clone(),

@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Call,
     /// A message of a companion: one answer, which the client does not see.
     Hidden,
+    /// A Sync of ours: one ReadyForQuery, which the client does not see.
+    HiddenSync,
     /// CopyDone or CopyFail: owed nothing; ends the COPY that stands before it.
     CopyEnd,
 }
@@ -44,7 +46,7 @@ impl Kind {
     fn is_extended(self) -> bool {
         match self {
             Self::Parse | Self::Bind | Self::Describe | Self::Execute | Self::Close | Self::Hidden => true,
-            Self::Startup | Self::Query | Self::Sync | Self::Call | Self::CopyEnd => false,
+            Self::Startup | Self::Query | Self::Sync | Self::HiddenSync | Self::Call | Self::CopyEnd => false,
         }
     }
 }
@@ -200,7 +202,7 @@ impl Ledger {
             return;
         }
         while let Some(owed) = self.front() {
-            if owed.kind == Kind::Sync {
+            if matches!(owed.kind, Kind::Sync | Kind::HiddenSync) {
                 return;
             }
             if let Some((owed, watched)) = self.pop() {

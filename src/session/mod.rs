@@ -2,9 +2,10 @@
 //!
 //! The driver reads into a [`Pipe`], calls [`Session::from_client`] or [`Session::from_server`], and writes what they
 //! let pass. In between, statements are classified ([`client`]) and judged ([`judge`]), the answers that the server owes are
-//! kept in a ledger ([`ledger`]), refused statements are replaced ([`refusal`]), and outcomes become known
-//! ([`server`], [`transaction`]). What the server's triggers cannot record, calls of ours do ([`companion`]). Functions that a client calls may ask for something
-//! ([`ask`]). Rows and COPY data are never looked into and never held whole.
+//! kept in a ledger ([`ledger`]), refused statements are replaced ([`refusal`]), others wait for approval ([`queue`]) or go
+//! elsewhere ([`reroute`]), and outcomes become known ([`server`], [`transaction`]). What the server's triggers cannot
+//! record, calls of ours do ([`companion`]). Functions that a client calls may ask for something ([`ask`]). Rows and COPY
+//! data are never looked into and never held whole.
 
 mod ask;
 mod client;
@@ -13,6 +14,7 @@ mod guard;
 mod intent;
 mod judge;
 mod ledger;
+mod look;
 mod prepared;
 mod queue;
 mod refusal;
@@ -27,8 +29,8 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use crate::change::{
-    ChangeRequest, Intended, Intent, Outcome, PreparedTransaction, Recording, SessionFacts, StatementFact, Told,
-    VerdictKind,
+    ChangeRequest, Errand, Intended, Intent, Outcome, PreparedTransaction, Recording, Returned, SessionFacts,
+    StatementFact, Told, VerdictKind,
 };
 use crate::policy::{Policy, Refusal, Who};
 use crate::sql::{Class, Encoding};
@@ -78,6 +80,14 @@ pub struct Session {
     intent: Intents,
     /// The statement at the front, where a rule queues it.
     queue: queue::Front,
+    /// The statement at the front, where a rule reroutes it.
+    errand: reroute::Front,
+    /// It is itself on an errand: its one statement was sent here by a rule, and goes no further.
+    on_errand: bool,
+    /// What its own server is asked.
+    look: look::Look,
+    /// Settings whose values only their names tell.
+    customs: look::Customs,
     /// What is known of the session's settings.
     settings: queue::Settings,
     /// Whether the client writes UTF-8.
@@ -89,6 +99,8 @@ pub struct Session {
     batch: Batch,
     /// Statements of the extended protocol that completed since the last ReadyForQuery.
     executed: u32,
+    /// Whether something was executed since then.
+    ran: bool,
     /// A completion that waits for its companion's.
     held: Option<Held>,
     /// Set by Terminate.
@@ -148,7 +160,8 @@ pub enum Next {
     Read,
     /// Ask the recorder, tell it to [`Session::recorder_answered`], and call again with the same bytes. Where
     /// [`Effects::intent`] is set it has to be written, and [`Session::intent_answered`] be told.
-    /// Where [`Effects::requests`] has any, [`Session::requests_answered`].
+    /// Where [`Effects::requests`] has any, [`Session::requests_answered`]; where [`Effects::errand`] is set,
+    /// [`Session::errand_returned`].
     AskRecorder,
     /// Wait until [`Session::awaits_answers`] is false, and call again with the same bytes.
     AwaitServer,
@@ -179,6 +192,10 @@ pub struct Effects {
     pub intent: Option<Box<Intent>>,
     /// To be written before the statement at the front is answered.
     pub requests: Vec<ChangeRequest>,
+    /// To be run on another branch before the statement at the front is answered.
+    pub errand: Option<Box<Errand>>,
+    /// For the client, behind what the server has sent so far.
+    pub reply: Vec<u8>,
     /// Intents whose statement was answered, or never will be.
     pub settled: Vec<(Uuid, Told)>,
     /// Transactions that were prepared.
@@ -228,12 +245,17 @@ impl Session {
             answer: None,
             intent: Intents::default(),
             queue: queue::Front::default(),
+            errand: reroute::Front::default(),
+            on_errand: false,
+            look: look::Look::default(),
+            customs: look::Customs::default(),
             settings: queue::Settings::default(),
             is_utf8: false,
             refusals: 0,
             calls: 0,
             batch: Batch::Closed,
             executed: 0,
+            ran: false,
             held: None,
             terminated: false,
             fatal: false,
@@ -270,6 +292,22 @@ impl Session {
         self.intent.answered(answer);
     }
 
+    /// As [`Session::new`], for one statement that a rule sent to this branch.
+    pub fn on_errand(mut self) -> Self {
+        self.on_errand = true;
+        self
+    }
+
+    /// What came of [`Effects::errand`].
+    pub fn errand_returned(&mut self, returned: Returned) {
+        self.errand.returned(returned);
+    }
+
+    /// Whether what is put behind the bytes from the server that were judged stands between two messages.
+    pub fn is_between_messages(&self) -> bool {
+        self.server_rest == 0
+    }
+
     /// The connection has ended: settles what is still open.
     pub fn ended(&mut self, now: Instant, fx: &mut Effects) {
         let mut commit_under_way = false;
@@ -291,6 +329,7 @@ impl Session {
                 }
             }
         }
+        self.errand_ended(now, fx);
         self.transaction.ended(commit_under_way, &mut fx.facts);
         self.intent.lost(fx);
     }
@@ -366,6 +405,6 @@ fn finished(mut fact: StatementFact, outcome: Outcome, origin: Instant, now: Ins
 
 impl Prepared {
     fn plain(class: Class) -> Self {
-        Self { class, text: None, means: None, queued: false }
+        Self { class, text: None, means: None, held: false }
     }
 }

@@ -15,8 +15,8 @@ pub(super) struct Prepared {
     pub text: Option<Arc<Text>>,
     /// How a portal's change is recorded, as it was known at Bind.
     pub means: Option<Means>,
-    /// A portal whose statement a rule queues: it is judged again when it is executed.
-    pub queued: bool,
+    /// A portal whose statement a rule queues or reroutes: it is judged again when it is executed.
+    pub held: bool,
 }
 
 /// A statement and its text.
@@ -39,7 +39,7 @@ impl Text {
 
 impl Default for Prepared {
     fn default() -> Self {
-        Self { class: Class::Other, text: None, means: None, queued: false }
+        Self { class: Class::Other, text: None, means: None, held: false }
     }
 }
 

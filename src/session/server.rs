@@ -52,10 +52,12 @@ pub(super) fn relay(session: &mut Session, pipe: &mut Pipe, env: &Env<'_>, fx: &
 /// 0 when the next frame is watched, `None` when even its head is not there.
 #[inline]
 fn unwatched(session: &mut Session, bytes: &[u8]) -> Result<Option<usize>, BadLength> {
+    let looking = session.look.is_asked();
     let mut run = 0;
     while run < bytes.len() {
         let Some(head) = Head::read(&bytes[run..])? else { break };
         match head.tag {
+            b'D' if looking => break,
             // DataRow, CopyData, NotificationResponse, ParameterDescription, CopyDone, FunctionCallResponse
             b'D' | b'd' | b'A' | b't' | b'c' | b'V' | b'R' | b'v' | b'H' => {}
             b'T' | b'n' => drop(session.ledger.pop_if(Kind::Describe)),
@@ -72,6 +74,11 @@ fn unwatched(session: &mut Session, bytes: &[u8]) -> Result<Option<usize>, BadLe
 impl Session {
     /// One watched message; what goes to the client in its place, if anything.
     fn answer(&mut self, tag: u8, body: &[u8], env: &Env<'_>, fx: &mut Effects) -> Option<Vec<u8>> {
+        if self.look.is_asked()
+            && let Some(instead) = self.overlook(tag, body, fx)
+        {
+            return Some(instead);
+        }
         match tag {
             b'1' | b'2' | b'3' | b'C' if self.ledger.owes_hidden() => return Some(self.hidden(tag, fx)),
             b'C' => return self.completed(body, env, fx),
@@ -138,6 +145,7 @@ impl Session {
             | Kind::Sync
             | Kind::Call
             | Kind::Hidden
+            | Kind::HiddenSync
             | Kind::CopyEnd => None,
         };
         let tag = cstr(body).map_or(body, |(tag, _)| tag);
@@ -267,7 +275,7 @@ impl Session {
                     said = reroute::notice_at_login(&self.facts, body);
                     break;
                 }
-                Kind::Sync => break,
+                Kind::Sync | Kind::HiddenSync => break,
                 Kind::Parse
                 | Kind::Bind
                 | Kind::Describe

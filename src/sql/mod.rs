@@ -103,6 +103,11 @@ pub fn called_functions(text: &[u8]) -> impl Iterator<Item = String> + '_ {
     scan::called_functions(text, "pggit")
 }
 
+/// Whether a text may call `set_config`: it stands somewhere in it, in any case.
+pub fn calls_set_config(text: &[u8]) -> bool {
+    prefilter::contains(text, b"set_config")
+}
+
 /// The class of a statement, as rules and metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]

@@ -39,7 +39,9 @@ impl Drive<'_> {
             Read::Nothing => Ok(false),
             Read::Bytes(n) => {
                 self.place.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
-                self.relay.shared.metrics.bytes(n as u64, 0);
+                if !self.is_errand {
+                    self.relay.shared.metrics.bytes(n as u64, 0);
+                }
                 if waits {
                     return Ok(true);
                 }
@@ -94,7 +96,9 @@ impl Drive<'_> {
             return if self.client.writes { Ok(false) } else { Err(End::Closed) };
         };
         self.place.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
-        self.relay.shared.metrics.bytes(0, n as u64);
+        if !self.is_errand {
+            self.relay.shared.metrics.bytes(0, n as u64);
+        }
         Ok(true)
     }
 }

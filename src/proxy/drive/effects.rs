@@ -7,12 +7,14 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use uuid::Uuid;
 
 use super::{Drive, Wait};
-use crate::change::{ChangeRequest, Enqueued, Intended, Intent, Outcome, Recording, StatementFact};
+use crate::change::{ChangeRequest, Enqueued, Errand, Intended, Intent, Outcome, Recording, StatementFact};
 use crate::config::OnFailure;
-use crate::proxy::cancel::Target;
+use crate::proxy::cancel::{Backend, Entry, Target};
+use crate::proxy::errand;
 use crate::proxy::handshake::most;
 use crate::sql::{Class, Classifier};
 use crate::state::Shared;
@@ -54,6 +56,9 @@ impl Drive<'_> {
             let requests = std::mem::take(&mut self.fx.requests);
             return self.request(requests);
         }
+        if let Some(errand) = self.fx.errand.take() {
+            return self.send_on(*errand);
+        }
         match self.fx.intent.take() {
             Some(intent) => self.intend(*intent),
             None => self.ask_recorder(),
@@ -91,6 +96,13 @@ impl Drive<'_> {
             shared.metrics.history_failure();
             if allow { Intended::NotRequired } else { Intended::Failed(reason) }
         }))
+    }
+
+    /// Has a statement run on another branch.
+    fn send_on(&self, errand: Errand) -> Wait {
+        let target = self.cancel.as_ref().map(Entry::target);
+        let answer = errand::run(self.relay.clone(), self.identity.clone(), self.facts.clone(), target, errand);
+        Wait::Errand { answer: Box::pin(answer), returned: None }
     }
 
     /// Writes change requests down.
@@ -202,20 +214,28 @@ impl Drive<'_> {
             let ours = self.secret.get(..secret.len()).unwrap_or(&self.secret).to_vec();
             self.place.backend_pid.store(pid, Ordering::Relaxed);
             self.cancel = Some({
-                let (place, address) = (self.place.clone(), self.address.clone());
-                self.relay.cancels.enter(Target { place, address, pid, secret, ours })
+                let backend = Backend { address: self.address.clone(), pid, secret };
+                let backend = ArcSwap::from_pointee(backend);
+                self.relay.cancels.enter(Target { place: self.place.clone(), pid, ours, backend })
             });
         }
         if std::mem::take(&mut self.fx.ready) {
             self.login = None;
-            match shared.clients.quota.enter(&self.facts.user, branch, most(shared)) {
-                Ok(()) => {
+            // An errand is a part of what another session does, which is counted.
+            let entered = (!self.is_errand).then(|| shared.clients.quota.enter(&self.facts.user, branch, most(shared)));
+            match entered {
+                None => {}
+                Some(Ok(())) => {
                     self.counted = true;
                     metrics.connection(Connection::Accepted);
                     metrics.client_joined(branch);
                 }
-                Err(full) => self.full = Some(full),
+                Some(Err(full)) => self.full = Some(full),
             }
+        }
+        if !self.fx.reply.is_empty() {
+            self.down.push(&self.fx.reply);
+            self.fx.reply.clear();
         }
         if !self.fx.facts.is_empty() {
             self.log();

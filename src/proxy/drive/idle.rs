@@ -36,7 +36,7 @@ impl Drive<'_> {
             Activity::IdleInTransaction => Idle::Transaction,
             Activity::Login | Activity::Active => return self.is_not_idle(),
         };
-        let moving = self.wait.is_some() || !self.up.outgoing().is_empty() || !self.down.is_empty();
+        let moving = self.is_errand || self.wait.is_some() || !self.up.outgoing().is_empty() || !self.down.is_empty();
         if moving || self.session.in_batch() || self.is_held() {
             return self.is_not_idle();
         }
@@ -86,6 +86,7 @@ impl Drive<'_> {
     /// waits. Only between statements and outside a transaction.
     pub(super) fn is_held(&mut self) -> bool {
         self.relay.shared.clients.pause.is_on()
+            && !self.is_errand
             && self.login.is_none()
             && (self.up.is_empty() || self.unheard)
             && self.down.is_empty()
