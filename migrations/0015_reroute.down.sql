@@ -1,5 +1,6 @@
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
+DROP FUNCTION pggit.checkout(text);
 REVOKE EXECUTE ON FUNCTION pggit.current_branch(), pggit.default_branch() FROM PUBLIC;
 ALTER TABLE pggit.statements DROP COLUMN rerouted_to;
 DROP FUNCTION pggit.intend(uuid, uuid, text, text, text, text, text, text[], text, text, text, inet, integer, text, integer, text);

@@ -109,8 +109,21 @@ $$;
 ALTER TABLE pggit.statements ADD COLUMN rerouted_to text;
 COMMENT ON COLUMN pggit.statements.rerouted_to IS 'The branch where a rule had it run instead of this one; else NULL';
 
+-- The proxy moves the session before this runs, where the call is a statement by itself.
+CREATE FUNCTION pggit.checkout(branch text) RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF branch IS DISTINCT FROM pggit.current_branch() THEN
+        RAISE EXCEPTION 'this session cannot be moved to branch "%"', branch
+            USING ERRCODE = 'cant_change_runtime_param',
+                  HINT = 'Through the proxy, SELECT pggit.checkout(''branch'') by itself moves it: with a literal, and nothing else in the text.';
+    END IF;
+    RETURN branch;
+END
+$$;
+COMMENT ON FUNCTION pggit.checkout(text) IS 'Moves the session to another branch, through the proxy';
+
 -- Everybody may ask where he is.
-GRANT EXECUTE ON FUNCTION pggit.current_branch(), pggit.default_branch() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION pggit.current_branch(), pggit.default_branch(), pggit.checkout(text) TO PUBLIC;
 
 REVOKE ALL ON FUNCTION
     pggit.intend(uuid, uuid, text, text, text, text, text, text[], text, text, text, inet, integer, text, integer, text) FROM PUBLIC;

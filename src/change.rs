@@ -224,6 +224,26 @@ pub struct Errand {
     pub carried: Carried,
 }
 
+/// Where a session wants to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The branch.
+    pub to: String,
+    /// The session's settings.
+    pub carried: Carried,
+}
+
+/// Why a session stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stays {
+    /// Five characters.
+    pub sqlstate: &'static str,
+    /// The reason.
+    pub because: String,
+    /// What to do about it, where that is something else than usual.
+    pub hint: Option<String>,
+}
+
 /// What came of an [`Errand`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Returned {

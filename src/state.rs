@@ -144,14 +144,14 @@ pub struct Client {
     pub peer: ArcSwapOption<SocketAddr>,
     /// When it connected.
     pub connected_at: SystemTime,
-    /// Set at login.
-    pub facts: std::sync::OnceLock<Arc<SessionFacts>>,
+    /// Set at login; others when the session moves to another branch.
+    pub facts: ArcSwapOption<SessionFacts>,
     /// The version of TLS with the client, where there is TLS.
     pub tls: std::sync::OnceLock<&'static str>,
     /// `application_name` now.
     pub application: Mutex<String>,
     /// The server's address, as it is dialled: host and port, or the socket. Set when it is connected.
-    pub server: std::sync::OnceLock<Arc<str>>,
+    pub server: ArcSwapOption<String>,
     /// The server's process id of this session; 0 before login.
     pub backend_pid: AtomicU32,
     /// See [`ClientState`].
@@ -277,9 +277,9 @@ impl Client {
         Self {
             id,
             peer: ArcSwapOption::from_pointee(peer),
-            server: std::sync::OnceLock::new(),
+            server: ArcSwapOption::empty(),
             connected_at: SystemTime::now(),
-            facts: std::sync::OnceLock::new(),
+            facts: ArcSwapOption::empty(),
             tls: std::sync::OnceLock::new(),
             application: Mutex::new(String::new()),
             backend_pid: AtomicU32::new(0),

@@ -133,12 +133,12 @@ fn wrong_carriers_are_told_so() {
         ] {
             assert_eq!(it.refused(&parameters).field(b'C').unwrap(), "42501", "{parameters:?}");
         }
-        // In mid-session there is no way to another branch, in whatever words.
+        // In mid-session there is one way to another branch (tests/switching.rs); these are none.
         let mut client = it.login(&[("database", app)]).unwrap();
         for sql in [
-            "set pggit.branch = 'feature/x'",
+            "set pggit.branch to default",
             "set local pggit.branch to 'feature/x'",
-            "set session \"pggit\".branch to x",
+            "set local \"pggit\".branch to x",
             "select set_config('pggit.branch', 'x', false)",
             "begin; set PgGit.Branch = x",
         ] {

@@ -97,7 +97,7 @@ impl Port {
             client_port: 5555,
             rerouted: None,
         };
-        client.facts.set(Arc::new(facts)).unwrap();
+        client.facts.store(Some(Arc::new(facts)));
         client.id
     }
 }

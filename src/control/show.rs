@@ -357,7 +357,8 @@ fn configuration(config: &Config) -> Table {
 }
 
 fn client_row(client: &Client) -> Vec<Value> {
-    let facts = client.facts.get();
+    let facts = client.facts.load_full();
+    let facts = facts.as_ref();
     let peer = client.peer.load_full();
     let pid = client.backend_pid.load(Relaxed);
     let application = client.application.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -383,12 +384,12 @@ fn client_row(client: &Client) -> Vec<Value> {
 
 /// `None` for a client that has no server yet.
 fn server_row(client: &Client) -> Option<Vec<Value>> {
-    let (address, facts) = (client.server.get()?, client.facts.get()?);
+    let (address, facts) = (client.server.load_full()?, client.facts.load_full()?);
     let pid = client.backend_pid.load(Relaxed);
     Some(vec![
         if pid == 0 { Value::Null } else { Value::count(pid) },
         Value::count(client.id),
-        address.as_ref().into(),
+        address.as_str().into(),
         facts.user.clone().into(),
         facts.database.clone().into(),
         facts.branch.clone().into(),
@@ -413,8 +414,9 @@ async fn branches(shared: &Shared) -> Table {
     let facts = shared.history.branch_facts().await;
     let (branches, policy) = (shared.branches.load(), shared.policy.load());
     let clients = shared.clients.list();
-    let is_on =
-        |client: &Client, name: &str| client.facts.get().is_some_and(|facts| facts.branch.as_deref() == Some(name));
+    let is_on = |client: &Client, name: &str| {
+        client.facts.load().as_ref().is_some_and(|facts| facts.branch.as_deref() == Some(name))
+    };
     let row = |branch: &crate::branch::Branch| {
         let frozen = policy.freezes.iter().find(|freeze| freeze.branch == branch.name);
         let facts = facts.get(&branch.name).cloned().unwrap_or_default();

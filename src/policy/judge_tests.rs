@@ -47,6 +47,7 @@ fn statement(class: Class, tag: &'static str, objects: &[&str]) -> Statement {
         parsed: true,
         control: None,
         setting: None,
+        checkout: None,
     }
 }
 

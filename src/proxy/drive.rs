@@ -7,6 +7,7 @@
 mod arms;
 mod effects;
 mod idle;
+mod moving;
 
 use std::future::poll_fn;
 use std::io;
@@ -24,7 +25,7 @@ use super::handshake::{Identity, Link};
 use super::stream::Stream;
 use super::upstream::Address;
 use super::{LAST_ARRIVALS, Relay, cancel, handshake, refuse};
-use crate::change::{Enqueued, Intended, Recording, Returned, SessionFacts};
+use crate::change::{Enqueued, Intended, Recording, Returned, SessionFacts, Stays};
 use crate::session::{Activity, Effects, Env, Limits, Next, Session};
 use crate::state::{Client, ClientState, Full};
 use crate::telemetry::{Connection, Side};
@@ -76,6 +77,12 @@ enum Wait {
         answer: Pin<Box<dyn Future<Output = Returned> + Send>>,
         /// It has come, and waits for the end of a message on its way to the client.
         returned: Option<Returned>,
+    },
+    /// A server connection on another branch, where the session goes on.
+    Move {
+        answer: Pin<Box<dyn Future<Output = Result<moving::Place, Stays>> + Send>>,
+        /// It has come, and waits for the end of a message on its way to the client.
+        place: Option<Box<Result<moving::Place, Stays>>>,
     },
     /// The server's answers to what came before the statement at the front.
     Answers,
@@ -275,6 +282,20 @@ impl Drive<'_> {
                     self.session.errand_returned(returned);
                 }
             }
+            Some(Wait::Move { answer, place }) => {
+                if place.is_none() {
+                    let Poll::Ready(come) = answer.as_mut().poll(cx) else { return Ok(false) };
+                    *place = Some(Box::new(come));
+                }
+                if !self.session.at_boundary(&self.down) && self.server.reads {
+                    return Ok(false);
+                }
+                match place.take().map(|place| *place) {
+                    Some(Ok(place)) => self.arrive(place)?,
+                    Some(Err(stays)) => self.session.cannot_move(stays),
+                    None => {}
+                }
+            }
             Some(Wait::Answers) => {
                 if self.session.awaits_answers() && self.server.reads {
                     return Ok(false);
@@ -329,6 +350,12 @@ impl Drive<'_> {
 
     /// Lets the session match what the server sent.
     fn match_server(&mut self) -> Result<(), End> {
+        self.hear_server()?;
+        self.apply();
+        self.full.map_or(Ok(()), |full| Err(End::TooMany(full)))
+    }
+
+    fn hear_server(&mut self) -> Result<(), End> {
         let env = Env {
             policy: &crate::policy::Policy::default(),
             recording: &|| Recording::NotRequired,
@@ -342,8 +369,7 @@ impl Drive<'_> {
             tracing::error!(session = %self.facts.id, %error, "protocol violation by the server");
             return Err(End::Protocol(Side::Server));
         }
-        self.apply();
-        self.full.map_or(Ok(()), |full| Err(End::TooMany(full)))
+        Ok(())
     }
 
     fn note(&mut self, activity: Activity) {
@@ -424,6 +450,7 @@ impl Drive<'_> {
                 | Wait::Requests { .. }
                 | Wait::Decision { .. }
                 | Wait::Errand { .. }
+                | Wait::Move { .. }
                 | Wait::Answers => {}
             }
         }

@@ -76,7 +76,7 @@ pub(super) async fn run(
 
 fn link(client: UnixStream, arrival: Arrival, facts: Arc<SessionFacts>, identity: Arc<Identity>) -> Link {
     let place = Arc::new(Client::new(0, None));
-    let _ = place.facts.set(facts.clone());
+    place.facts.store(Some(facts.clone()));
     Link {
         client: Stream::Plain(Transport::Unix(client)),
         server: arrival.server,

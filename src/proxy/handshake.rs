@@ -366,7 +366,7 @@ async fn start(
         result: Connection::TooMany,
         ..Farewell::client("53300", too_many(full, &facts))
     })?;
-    let _ = place.facts.set(facts.clone());
+    place.facts.store(Some(facts.clone()));
     wait_for_resume(shared, deadline).await?;
 
     let began = Instant::now();
@@ -389,7 +389,7 @@ async fn start(
             }
         }
     })?;
-    let _ = place.server.set(address.to_string().into());
+    place.server.store(Some(Arc::new(address.to_string())));
     Ok((
         place,
         Start {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::companion::{Call, Companions, Edits};
 use super::judge::{No, Ruled, Ruling, is_logged, logged_sql};
 use super::ledger::{Kind, Script, Watched};
+use super::moving::{self, Moves};
 use super::prepared::{Prepared, Text};
 use super::queue::{self, Held, Kept};
 use super::reroute::{Send, Sent, Shape};
@@ -59,11 +60,11 @@ pub(super) fn judge(
         let bytes = pipe.incoming();
         let Some(head) = Head::read(bytes)? else { return Ok(Next::Read) };
         let body = bytes.get(HEADER..head.total.min(bytes.len())).unwrap_or_default();
-        let behind = bytes.get(head.total).copied();
+        let behind = bytes.get(head.total..).unwrap_or_default();
         let frame = Frame { head, body, behind, env };
         let judged = session.frame(&frame, classifier, fx);
         match &judged {
-            Judged::Pass | Judged::Replace { .. } => session.passed(),
+            Judged::Pass | Judged::Replace { .. } => session.passed(head.tag),
             Judged::Wait | Judged::Ask | Judged::Settle(_) => {}
         }
         match judged {
@@ -87,8 +88,8 @@ pub(super) fn judge(
 struct Frame<'a> {
     head: Head,
     body: &'a [u8],
-    /// The next frame's tag, if it is there.
-    behind: Option<u8>,
+    /// What stands behind it.
+    behind: &'a [u8],
     env: &'a Env<'a>,
 }
 
@@ -105,7 +106,12 @@ impl Frame<'_> {
 impl Session {
     /// The frame at the front is through: what was found out for it is no other statement's.
     #[inline]
-    fn passed(&mut self) {
+    fn passed(&mut self, tag: u8) {
+        match tag {
+            b'P' | b'B' | b'E' | b'D' | b'C' => self.begun = true,
+            b'S' => self.begun = false,
+            _ => {}
+        }
         self.queue.passed();
         if self.is_leaving() {
             self.forget_leaving();
@@ -228,6 +234,14 @@ impl Session {
                 Err(no) => {
                     let (refusal, request) = match no {
                         No::Refuse(refusal) => (refusal, None),
+                        No::Move(to) if statements.len() > 1 => (moving::not_alone(&to), None),
+                        No::Move(to) => match self.move_to(&to, moving::Shape::Query, frame.env, fx) {
+                            Moves::Ask => return Judged::Ask,
+                            Moves::Wait => return Judged::Wait,
+                            Moves::Settle(bytes) => return Judged::Settle(bytes),
+                            Moves::Ignored => return self.owe(Kind::Query, class, frame, None),
+                            Moves::Refuse(refusal) => (refusal, None),
+                        },
                         No::Reroute(rerouted) => match self.send_query(&rerouted, frame, statements, text, fx) {
                             Ok(judged) => return judged,
                             Err(refusal) => (refusal, None),
@@ -326,7 +340,7 @@ impl Session {
             statement: &known.statement,
             sql: known.sql.as_bytes(),
             text: text.map(str::as_bytes),
-            shape: Shape::Execute { behind: frame.behind },
+            shape: Shape::Execute { behind: frame.behind.first().copied() },
         };
         let replaced = |old, new| Judged::Replace { old, new, drop_rest: true };
         let judged = match self.send_on(rerouted, &sent, frame.env, fx) {
@@ -378,11 +392,25 @@ impl Session {
             }
         };
         if let Some(known) = &prepared.text {
-            match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
+            let refusal = match self.rule(&known.statement, known.sql.as_bytes(), frame.env) {
                 Ok(None) => return Judged::Ask,
                 // A statement that is only prepared asks for nothing yet.
-                Ok(Some(_)) | Err(No::Queue(_) | No::Reroute(_)) => {}
-                Err(No::Refuse(refusal)) => {
+                Ok(Some(_)) | Err(No::Queue(_) | No::Reroute(_)) => None,
+                Err(No::Move(to)) => {
+                    let shape = moving::Shape::Parse { name, behind: frame.behind };
+                    match self.move_to(&to, shape, frame.env, fx) {
+                        Moves::Ask => return Judged::Ask,
+                        Moves::Wait => return Judged::Wait,
+                        Moves::Settle(bytes) => return Judged::Settle(bytes),
+                        Moves::Ignored => return self.owe(Kind::Parse, Class::Other, frame, None),
+                        Moves::Refuse(refusal) => Some(refusal),
+                    }
+                }
+                Err(No::Refuse(refusal)) => Some(refusal),
+            };
+            match refusal {
+                None => {}
+                Some(refusal) => {
                     let refused = self.refused(&known.statement, text, refusal, frame.env, fx);
                     let new = refused.parse(name, tail);
                     let old = if too_long { HEADER + name.len() + 1 } else { frame.head.total };
@@ -412,6 +440,7 @@ impl Session {
             || !statement.transactional
             || statement.control.is_some()
             || statement.setting.is_some()
+            || statement.checkout.is_some()
             || env.policy.interest(statement.class) != Interest::None;
         let text = matters.then(|| {
             let range = text.get(statement.range.clone()).unwrap_or_default();
@@ -447,6 +476,7 @@ impl Session {
                         Ok(Some(Ruling::default()))
                     }
                 },
+                Err(No::Move(to)) => Err(moving::not_now(&to).into()),
                 Err(No::Reroute(rerouted)) => match has_parameters(frame) {
                     None => return Judged::Wait,
                     Some(true) => Err(rerouted.impossible("it has parameters").into()),
@@ -460,7 +490,7 @@ impl Session {
             match ruled {
                 Ok(None) => return Judged::Ask,
                 Ok(Some(ruling)) => prepared.means = ruling.means,
-                Err(No::Queue(_) | No::Reroute(_)) => {}
+                Err(No::Queue(_) | No::Reroute(_) | No::Move(_)) => {}
                 Err(No::Refuse(refusal)) => {
                     let refused = self.refused(&known.statement, known.sql.as_bytes(), refusal, frame.env, fx);
                     let old = HEADER + portal.len() + 1 + name.len() + 1;
@@ -506,6 +536,7 @@ impl Session {
             let ruled = match self.rule_alone(&known.statement, known.sql.as_bytes(), frame.env, fx) {
                 Ok(ruling) => Ok(ruling),
                 Err(No::Refuse(refusal)) => Err((refusal, None)),
+                Err(No::Move(to)) => Err((moving::not_now(&to), None)),
                 Err(No::Reroute(rerouted)) => match self.send_execute(&rerouted, frame, &known, portal, fx) {
                     Ok(judged) => return judged,
                     Err(refusal) => Err((refusal, None)),

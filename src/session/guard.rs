@@ -42,8 +42,8 @@ fn guarded_setting(statement: &Statement) -> Option<Refusal> {
         "pggit.message" => return None,
         "pggit.branch" => (
             "55P02",
-            "parameter \"pggit.branch\" cannot be changed in a session",
-            "Connect to the branch instead, in psql with \\c app/feature-x.",
+            "parameter \"pggit.branch\" cannot be changed in this way",
+            "SET pggit.branch = '…' by itself moves the session; or connect to the branch, in psql with \\c app/feature-x.",
         ),
         "event_triggers" => (
             "42501",

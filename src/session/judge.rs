@@ -34,6 +34,8 @@ pub(super) enum No {
     Queue(Box<Queued>),
     /// It is to be run elsewhere.
     Reroute(Box<Rerouted>),
+    /// It asks to move to this branch.
+    Move(String),
 }
 
 impl From<Refusal> for No {
@@ -48,6 +50,13 @@ impl Session {
     pub(super) fn rule(&self, statement: &Statement, sql: &[u8], env: &Env<'_>) -> Result<Option<Ruling>, No> {
         if let Some(rerouted) = self.errand.left() {
             return Err(No::Reroute(Box::new(rerouted.clone())));
+        }
+        let moves = statement.checkout.as_ref().filter(|_| !self.on_errand).zip(self.facts.branch.as_ref());
+        match moves {
+            // It is there: the server says so.
+            Some((to, here)) if to == here => return Ok(Some(Ruling::default())),
+            Some((to, _)) => return Err(No::Move(to.clone())),
+            None => {}
         }
         if let Some(refusal) = guard::refuses(statement, sql) {
             return Err(refusal.into());

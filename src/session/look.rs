@@ -5,7 +5,7 @@
 //! transaction within a Sync of ours; in the client's open batch, which has run nothing yet, with a Flush.
 
 use super::ledger::Kind;
-use super::{Batch, Effects, Env, Session};
+use super::{Effects, Env, Session};
 use crate::change::Carried;
 use crate::sql::{Class, calls_set_config};
 use crate::wire::error::field;
@@ -81,7 +81,7 @@ impl Look {
 impl Session {
     /// The messages of a look; what is owed for them is noted. `Session::looked` gives the answer, once they are answered.
     pub(super) fn look(&mut self, at: At, env: &Env<'_>) -> Vec<u8> {
-        let in_batch = self.batch != Batch::Closed;
+        let in_batch = self.begun;
         let names = self.customs.array();
         let mut out = Vec::new();
         frame::put(&mut out, b'P', |body| {
@@ -213,7 +213,30 @@ fn three(row: &[u8]) -> Option<[Option<&[u8]>; 3]> {
 pub(super) struct Customs {
     names: Vec<Box<str>>,
     /// Some may have been set whose names were not seen.
-    pub unseen: bool,
+    unseen: bool,
+}
+
+/// The name in a SET; `None` where it cannot be told.
+fn set_name(sql: &[u8]) -> Option<&str> {
+    let mut rest = std::str::from_utf8(sql).ok()?.get(3..)?.trim_start();
+    for mode in ["session ", "local "] {
+        if rest.get(..mode.len()).is_some_and(|word| word.eq_ignore_ascii_case(mode)) {
+            rest = rest.get(mode.len()..)?.trim_start();
+        }
+    }
+    let end = rest.find(|c: char| c.is_ascii_whitespace() || c == '=').unwrap_or(rest.len());
+    let name = rest.get(..end)?;
+    let odd = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.' | '$' | '"');
+    let quoted_in_part = name.matches('"').count() % 2 == 1;
+    (!name.is_empty() && !name.contains(odd) && !quoted_in_part).then_some(name)
+}
+
+/// A literal that is a whole argument, with another one behind it.
+fn literal(argument: &[u8]) -> Option<&[u8]> {
+    let text = argument.strip_prefix(b"'")?;
+    let end = memchr::memchr(b'\'', text)?;
+    let (text, rest) = text.split_at_checked(end)?;
+    rest.get(1..)?.trim_ascii_start().starts_with(b",").then_some(text)
 }
 
 /// More than so many nobody has.
@@ -223,13 +246,10 @@ impl Customs {
     /// Looks at a statement that may set something.
     pub fn note(&mut self, tag: &str, sql: &[u8]) {
         if tag == "SET" {
-            let Ok(text) = std::str::from_utf8(sql) else { return self.unseen = true };
-            let words = text.split_ascii_whitespace().skip(1);
-            let name =
-                words.skip_while(|word| ["session", "local"].iter().any(|mode| word.eq_ignore_ascii_case(mode))).next();
-            let name = name.unwrap_or_default().split('=').next().unwrap_or_default();
-            if name.contains('.') {
-                self.add(&name.replace('"', ""));
+            match set_name(sql) {
+                Some(name) if name.contains('.') => self.add(&name.replace('"', "")),
+                Some(_) => {}
+                None => self.unseen = true,
             }
         }
         if !calls_set_config(sql) {
@@ -238,7 +258,7 @@ impl Customs {
         for at in memchr::memmem::find_iter(&sql.to_ascii_lowercase(), b"set_config") {
             let call = sql.get(at + b"set_config".len()..).unwrap_or_default().trim_ascii_start();
             let argument = call.strip_prefix(b"(").unwrap_or_default().trim_ascii_start();
-            match argument.strip_prefix(b"'").and_then(|text| text.split(|byte| *byte == b'\'').next()) {
+            match literal(argument) {
                 Some(name) if !name.contains(&b'.') => {}
                 Some(name) => self.add(&String::from_utf8_lossy(name)),
                 None => self.unseen = true,
@@ -253,6 +273,11 @@ impl Customs {
         } else if !name.to_ascii_lowercase().starts_with("pggit.") && self.names.iter().all(|known| **known != *name) {
             self.names.push(name.into());
         }
+    }
+
+    /// Whether a session has shown all it has.
+    pub fn are_all_seen(&self) -> bool {
+        !self.unseen
     }
 
     /// All of them as a `text[]`, the commit's message among them.
@@ -285,12 +310,18 @@ mod tests {
             ("SET", "set local \"app\".three to 1"),
             ("SET", "set work_mem = '1.5GB'"),
             ("SET", "set app.one to default"),
+            ("SET", "set session characteristics as transaction read only"),
+            ("SET", "set time zone 'UTC'"),
             ("SELECT", "select set_config('app.four', $1, false), pg_catalog.SET_CONFIG ( 'work_mem', '', true)"),
             ("SET", "set pggit.message = 'a'"),
         ];
         assert_eq!(noted(&all), ("{pggit.message,app.one,app.two,app.three,app.four}".to_owned(), false));
-        assert!(noted(&[("SELECT", "select set_config(name, '', false) from t")]).1);
-        assert!(noted(&[("SET", "set app.\u{e9} = 1")]).1);
+        for call in ["name, ''", "'a.' || 'b', ''", "'a''.b', ''", "$1, ''", "E'a.b', ''"] {
+            assert!(noted(&[("SELECT", &format!("select set_config({call}, false)"))]).1, "{call}");
+        }
+        for sql in ["set app.\u{e9} = 1", "set /* a */ app.one = 1", "set/**/app.one = 1", "set \"a b\".c = 1"] {
+            assert!(noted(&[("SET", sql)]).1, "{sql}");
+        }
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //!
 //! The driver reads into a [`Pipe`], calls [`Session::from_client`] or [`Session::from_server`], and writes what they
 //! let pass. In between, statements are classified ([`client`]) and judged ([`judge`]), the answers that the server owes are
-//! kept in a ledger ([`ledger`]), refused statements are replaced ([`refusal`]), others wait for approval ([`queue`]) or go
-//! elsewhere ([`reroute`]), and outcomes become known ([`server`], [`transaction`]). What the server's triggers cannot
-//! record, calls of ours do ([`companion`]). Functions that a client calls may ask for something ([`ask`]). Rows and COPY
-//! data are never looked into and never held whole.
+//! kept in a ledger ([`ledger`]), refused statements are replaced ([`refusal`]), others wait for approval ([`queue`]), go
+//! elsewhere ([`reroute`]) or move the whole session ([`moving`]), and outcomes become known ([`server`],
+//! [`transaction`]). What the server's triggers cannot record, calls of ours do ([`companion`]). Functions that a client
+//! calls may ask for something ([`ask`]). Rows and COPY data are never looked into and never held whole.
 
 mod ask;
 mod client;
@@ -15,6 +15,7 @@ mod intent;
 mod judge;
 mod ledger;
 mod look;
+mod moving;
 mod prepared;
 mod queue;
 mod refusal;
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use crate::change::{
-    ChangeRequest, Errand, Intended, Intent, Outcome, PreparedTransaction, Recording, Returned, SessionFacts,
+    ChangeRequest, Errand, Intended, Intent, Move, Outcome, PreparedTransaction, Recording, Returned, SessionFacts,
     StatementFact, Told, VerdictKind,
 };
 use crate::policy::{Policy, Refusal, Who};
@@ -82,6 +83,8 @@ pub struct Session {
     queue: queue::Front,
     /// The statement at the front, where a rule reroutes it.
     errand: reroute::Front,
+    /// The statement at the front, where it moves the session to another branch.
+    moving: moving::Front,
     /// It is itself on an errand: its one statement was sent here by a rule, and goes no further.
     on_errand: bool,
     /// What its own server is asked.
@@ -99,6 +102,8 @@ pub struct Session {
     batch: Batch,
     /// Statements of the extended protocol that completed since the last ReadyForQuery.
     executed: u32,
+    /// Whether one of these has passed.
+    begun: bool,
     /// Whether something was executed since then.
     ran: bool,
     /// A completion that waits for its companion's.
@@ -194,6 +199,9 @@ pub struct Effects {
     pub requests: Vec<ChangeRequest>,
     /// To be run on another branch before the statement at the front is answered.
     pub errand: Option<Box<Errand>>,
+    /// To be done before the statement at the front is judged again, by the session that comes after this one; or
+    /// [`Session::cannot_move`] is told why not.
+    pub moving: Option<Box<Move>>,
     /// For the client, behind what the server has sent so far.
     pub reply: Vec<u8>,
     /// Intents whose statement was answered, or never will be.
@@ -246,6 +254,7 @@ impl Session {
             intent: Intents::default(),
             queue: queue::Front::default(),
             errand: reroute::Front::default(),
+            moving: moving::Front::default(),
             on_errand: false,
             look: look::Look::default(),
             customs: look::Customs::default(),
@@ -255,6 +264,7 @@ impl Session {
             calls: 0,
             batch: Batch::Closed,
             executed: 0,
+            begun: false,
             ran: false,
             held: None,
             terminated: false,

@@ -81,6 +81,7 @@ pub fn unread(len: usize) -> Arc<[Statement]> {
         parsed: false,
         control: None,
         setting: None,
+        checkout: None,
     }])
 }
 
@@ -222,6 +223,8 @@ pub struct Statement {
     /// The `pggit.*` setting (or `event_triggers`) that it sets or resets (SET, RESET, or a literal call of set_config),
     /// lower-cased.
     pub setting: Option<String>,
+    /// The branch that it asks to move the session to: `SET pggit.branch = '…'`, `SELECT pggit.checkout('…')`.
+    pub checkout: Option<String>,
 }
 
 impl Statement {

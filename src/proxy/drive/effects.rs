@@ -56,6 +56,9 @@ impl Drive<'_> {
             let requests = std::mem::take(&mut self.fx.requests);
             return self.request(requests);
         }
+        if let Some(moving) = self.fx.moving.take() {
+            return self.go(*moving);
+        }
         if let Some(errand) = self.fx.errand.take() {
             return self.send_on(*errand);
         }

@@ -46,7 +46,26 @@ fn select(select: &nodes::SelectStmt) -> Facts {
     let written = written_by(select.with_clause());
     let facts = Facts::new("SELECT", if written.is_empty() { Class::Read } else { Class::Write });
     let facts = if written.is_empty() { facts } else { facts.on(kind::TABLE, written) };
-    facts.setting(set_config(leftmost))
+    facts.setting(set_config(leftmost)).checkout(checkout(select))
+}
+
+/// The branch in `SELECT pggit.checkout('…')`, where that is all.
+fn checkout(select: &nodes::SelectStmt) -> Option<String> {
+    let alone =
+        select.larg().is_none() && select.with_clause().is_none() && select.from_clause().iter().next().is_none();
+    let mut columns = select.target_list().iter();
+    let (Some(column), None, true) = (columns.next(), columns.next(), alone) else { return None };
+    let Node::FuncCall(call) = column.val() else { return None };
+    let mut path = call.funcname().iter();
+    let mut part = || path.next().and_then(|part| part.as_str().map(str::to_owned));
+    if (part()?.as_str(), part()?.as_str(), part()) != ("pggit", "checkout", None) {
+        return None;
+    }
+    let mut arguments = call.args().iter();
+    match (arguments.next(), arguments.next(), select.where_clause()) {
+        (Some(Node::A_Const(argument)), None, Node::None) => name::text(argument),
+        _ => None,
+    }
 }
 
 /// The tables that statements in WITH write to. Only the topmost WITH of a statement may hold one that writes.

@@ -22,6 +22,7 @@ pub struct Facts {
     pub parsed: bool,
     pub control: Option<Control>,
     pub setting: Option<String>,
+    pub checkout: Option<String>,
 }
 
 impl Facts {
@@ -39,6 +40,7 @@ impl Facts {
             parsed: true,
             control: None,
             setting: None,
+            checkout: None,
         }
     }
 
@@ -92,6 +94,10 @@ impl Facts {
         Self { setting, ..self }
     }
 
+    pub fn checkout(self, checkout: Option<String>) -> Self {
+        Self { checkout, ..self }
+    }
+
     /// From the statement's node; `sql` are its bytes.
     pub fn of(node: Node<'_>, sql: &str) -> Self {
         data::facts(node)
@@ -124,6 +130,7 @@ impl Facts {
             parsed,
             control,
             setting,
+            checkout,
         } = self;
         Statement {
             range,
@@ -138,6 +145,7 @@ impl Facts {
             parsed,
             control,
             setting,
+            checkout,
         }
     }
 }

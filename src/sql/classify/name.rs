@@ -3,7 +3,7 @@
 use super::super::ObjectName;
 use super::super::scan::{Backslash, Kind as Lexeme, Scanner, Token};
 use super::kind::{self, Kind};
-use super::tree::{Node, NodeList, nodes};
+use super::tree::{ConstValue, Node, NodeList, nodes};
 
 /// A name without schema: roles, databases, extensions, schemas themselves.
 pub fn plain(name: Option<&str>) -> Vec<ObjectName> {
@@ -209,6 +209,14 @@ impl Iterator for Words<'_> {
                 return Some(self.word(&token));
             }
         }
+    }
+}
+
+/// The text of a literal that is one.
+pub fn text(literal: &nodes::A_Const) -> Option<String> {
+    match literal.val()? {
+        ConstValue::String(text) => Some(text.to_owned()),
+        _ => None,
     }
 }
 

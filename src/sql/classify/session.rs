@@ -11,7 +11,7 @@ pub fn facts(node: Node<'_>) -> Option<Facts> {
     let session = |tag| Facts::new(tag, Class::Session);
     Some(match node {
         Node::TransactionStmt(statement) => transaction(statement),
-        Node::VariableSetStmt(set) => session(set_tag(set)).setting(setting(Some(set))),
+        Node::VariableSetStmt(set) => session(set_tag(set)).setting(setting(Some(set))).checkout(checkout(set)),
         Node::VariableShowStmt(_) => session("SHOW"),
         Node::ConstraintsSetStmt(_) => session("SET CONSTRAINTS"),
         Node::PrepareStmt(_) => session("PREPARE"),
@@ -39,6 +39,17 @@ pub fn facts(node: Node<'_>) -> Option<Facts> {
 /// The lower-cased name of a guarded setting that SET or RESET names; `None` for all others.
 pub fn setting(set: Option<&nodes::VariableSetStmt>) -> Option<String> {
     guarded(set?.name()?)
+}
+
+/// The branch in `SET pggit.branch = '…'`; not in SET LOCAL, which lasts for a transaction only.
+fn checkout(set: &nodes::VariableSetStmt) -> Option<String> {
+    let is_branch = set.name()?.eq_ignore_ascii_case("pggit.branch");
+    let sets = set.kind == VariableSetKind::VAR_SET_VALUE && !set.is_local;
+    let mut arguments = set.args().iter();
+    match (is_branch && sets, arguments.next(), arguments.next()) {
+        (true, Some(Node::A_Const(argument)), None) => name::text(argument),
+        _ => None,
+    }
 }
 
 /// The name in lower case, if it is one of ours, or `event_triggers`, which stops recording: PostgreSQL does not tell cases
