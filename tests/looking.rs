@@ -118,6 +118,10 @@ fn the_past_is_as_it_was_seen() {
         }
         println!("{:?}: {} looks, {rows} facts, {stale_rows} of them stale", it.server.version, seen.len());
         assert!(rows > 300 && stale_rows * 4 < rows, "{stale_rows} of {rows}");
+        // And can be made anew, whatever it has become.
+        let output = run(&["schema", "main", "--database-url", &it.server.url(&it.app)]);
+        let made = psql(&it.server.url(&it.server.unique_database("anew")), &String::from_utf8(output.stdout).unwrap());
+        assert!(made.status.success(), "seed {seed}: {}", String::from_utf8_lossy(&made.stderr));
         // As of now, it is what is there, with who did it.
         assert_eq!(schema(it.server, &it.app, "pggit.schema()"), schema(it.server, &it.app, "pggit.facts()"));
         let unknown = format!(
@@ -191,7 +195,7 @@ fn the_past_can_be_made_anew() {
         );
         main.rows("create table own.t (id bigint generated always as identity (start with 5), s serial, c citext unique, h own.hstore, m own.mood default 'sad', \
                    p positive, n int default own.one(), g int generated always as (3 * 4) stored, gone int, check (n > 0), primary key (id))");
-        main.rows("create table \"Odd t\" (a int references own.t, \"b c\" int references \"Odd t\", primary key (a)); alter table own.t add self int, add foreign key (self) references \"Odd t\" not valid");
+        main.rows("create table \"Odd t\" (a int references own.t, \"b c\" int references \"Odd t\", primary key (a) with (fillfactor = 60)); alter table own.t add self int, add foreign key (self) references \"Odd t\" not valid");
         main.rows("create table parts (k int, m own.mood, primary key (k)) partition by range (k); create table parts_1 partition of parts for values from (0) to (10); \
                    create index on parts (m); create table refers (k int references parts)");
         main.rows("create view a_view as select id, c from own.t; create view b_view as select count(*) as n from a_view; alter view a_view alter c set default 'x'; \

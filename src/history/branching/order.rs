@@ -222,7 +222,11 @@ impl<'a> Parts<'a> {
             "index" => {
                 let Some((name, table)) = part.index() else { return true };
                 if tables.get(table.as_str()).is_some_and(|table| table.indexed.contains(&name)) {
-                    part.statements.remove(0);
+                    // Of how it is stored the constraint says nothing.
+                    let create = part.statements.remove(0);
+                    let stored = create.rsplit_once(" WITH (").and_then(|(_, rest)| rest.split_once(')'));
+                    part.statements
+                        .extend(stored.map(|(options, _)| format!("ALTER INDEX {identity} SET ({options})")));
                 }
                 !part.statements.is_empty()
             }
