@@ -107,9 +107,13 @@ fn nobody_else_may() {
         for user in [&reader, &nobody] {
             let mut client = it.on("main", user);
             assert_eq!(error(&client.ask(&query("select pggit.create_branch('b', 'main')")))[0], "42501");
-            // Nor by asking the proxy as the function does.
-            client
-                .rows("do $$ begin raise info using errcode = 'PGASK', message = 'pggit:ask eyJhIjoxfQ== 00'; end $$");
+            // Nor by asking the proxy as the function does, with all that it says, but for the signature.
+            client.rows(
+                "do $$ declare said text := translate(encode(convert_to(jsonb_build_object('do', 'create branch', 'name', 'forged', \
+                     'parent', 'main', 'ask', gen_random_uuid(), 'session', current_setting('pggit.session'), 'query', 'x')::text, \
+                     'UTF8'), 'base64'), E'\\n', ''); \
+                 begin raise info using errcode = 'PGASK', message = 'pggit:ask ' || said || ' ' || encode(sha256(said::bytea), 'hex'); end $$",
+            );
         }
         let mut client = it.on("main", &it.member);
         assert_eq!(error(&client.ask(&query("select pggit.ask_proxy('{}')")))[0], "42501");
@@ -165,4 +169,40 @@ fn where_it_could_not_be_undone_it_is_refused() {
         }
         assert_eq!(it.branches(), "main");
     });
+}
+
+/// A recorder that is no superuser.
+#[test]
+fn a_plain_role_answers_too() {
+    for version in versions() {
+        let server = PgServer::shared(version);
+        let app = server.unique_database("app");
+        let role = format!("recorder_{app}");
+        server.psql(
+            "postgres",
+            &format!("create role {role} login createdb createrole; alter database {app} owner to {role}"),
+        );
+        let url = server.url(&app).replace("postgres@", &format!("{role}@"));
+        assert!(support::proxy::run(&["migrate", "up", "--database-url", &url]).status.success());
+        let dump = server.client_program("pg_dump");
+        let config = format!(
+            "[upstream]\ndbname = \"{app}\"\nuser = \"{role}\"\n[branches]\npg_dump = \"{}\"\n",
+            dump.display()
+        );
+        let proxy = Proxy::start(server, &config);
+        let member = format!("member_{app}");
+        server.psql(&app, &format!("create role {member} login; grant pggit_brancher to {member}"));
+        let connect = |branch: &str, user: &str| {
+            Wire::connect(proxy.clients, &[("user", user), ("database", &format!("{app}/{branch}"))])
+        };
+        connect("main", &role).rows("create table t (a int)");
+        let mut client = connect("main", &member);
+        assert_eq!(client.value("select pggit.create_branch('dev')"), "dev");
+        assert_eq!(connect("dev", &member).value("select count(*) from pg_tables where tablename = 't'"), "1");
+        // What the recorder may not do is said to whoever asked.
+        server.psql("postgres", &format!("alter role {role} nocreatedb"));
+        connect("main", &role).rows("create table u (a int)");
+        let refused = error(&client.ask(&query("select pggit.create_branch('dev2')")));
+        assert!(refused[0] == "42501" && refused[2].contains("CREATEDB"), "{refused:?}");
+    }
 }

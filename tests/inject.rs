@@ -332,13 +332,21 @@ fn what_was_made_while_a_drop_waited_goes_with_it() {
     const RACES: &[(&str, &str, &str)] = &[
         ("create policy p on t", "drop table t", "DROP index t_pkey, DROP policy p, DROP table t"),
         ("create index i on t (b)", "alter table t drop b", "ALTER table t, DROP index i"),
-        ("create view v as select from t; lock table t", "drop table t cascade", "DROP index t_pkey, DROP table t, DROP view v"),
+        (
+            "create view v as select from t; lock table t",
+            "drop table t cascade",
+            "DROP index t_pkey, DROP table t, DROP view v",
+        ),
         (
             "alter table child add foreign key (a) references t",
             "drop table if exists t cascade",
             "ALTER table child, DROP index t_pkey, DROP table t",
         ),
-        ("lock table t; create table late ()", "drop table t, late", "DROP index t_pkey, DROP table late, DROP table t"),
+        (
+            "lock table t; create table late ()",
+            "drop table t, late",
+            "DROP index t_pkey, DROP table late, DROP table t",
+        ),
         ("alter table t rename to u", "drop table if exists t, u", "DROP index t_pkey, DROP table u"),
         // Nothing of what others make elsewhere, or drop themselves.
         ("lock table t; create table apart ()", "drop table t", "DROP index t_pkey, DROP table t"),
@@ -420,7 +428,8 @@ fn triggers_and_rules_change_when_they_fire_no_more() {
                 told.sort();
                 assert_eq!(told.join(", "), news, "{sql}");
             }
-            let last = "select old_definition from pggit.history where change_type = 'RENAME' and object_type = 'trigger'";
+            let last =
+                "select old_definition from pggit.history where change_type = 'RENAME' and object_type = 'trigger'";
             assert!(it.sql(last).ends_with(";\nALTER TABLE public.t DISABLE TRIGGER g;"), "{}", it.sql(last));
         }
     }

@@ -149,7 +149,8 @@ fn trees(sql: &str) -> String {
     let mut whole = parts.next().unwrap().to_owned();
     for part in parts {
         let (tree, rest) = part.split_once(')').unwrap();
-        whole += &format!("md5(regexp_replace({tree}::text, ':(location|stmt_location|stmt_len) -?[0-9]+', '', 'g')){rest}");
+        whole +=
+            &format!("md5(regexp_replace({tree}::text, ':(location|stmt_location|stmt_len) -?[0-9]+', '', 'g')){rest}");
     }
     whole
 }
@@ -229,7 +230,8 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
             _ if comment => {
                 let of = Key { catalog: key.catalog[8..].into(), ..key.clone() };
                 let gone = is.is_none()
-                    && (!after.objects.contains_key(&Key { column: 0, ..of.clone() }) || of.column != 0 && !after.has_part(&of));
+                    && (!after.objects.contains_key(&Key { column: 0, ..of.clone() })
+                        || of.column != 0 && !after.has_part(&of));
                 if was.map(|w| &w.fact) != is.map(|i| &i.fact) && told.is_empty() && !gone {
                     wrong.push(format!("missed: comment on {identity} [{key}]"));
                 }
