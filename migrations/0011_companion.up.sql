@@ -582,8 +582,9 @@ BEGIN
     SELECT count(*), max(cmin::text::integer) INTO more, last FROM made;
     done := done + more;
 
-    -- What has no definition that could show it.
+    -- What has no definition that could show it. The next call must not tell of these comments again.
     IF act IN ('GRANT', 'REVOKE', 'COMMENT', 'SECURITY') OR tag = 'ALTER DEFAULT PRIVILEGES' THEN
+        WITH told AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, objsubid, aspect,
                                    new_definition, statement_id, sql_executed, message, captured_by, ordinal)
         SELECT act, tag, kind, o.entry ->> 0, o.entry ->> 1,
@@ -591,10 +592,14 @@ BEGIN
                CASE act WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END, c.text, statement, query, pggit.message_of(query), 'inject', done + o.n
           FROM jsonb_array_elements(CASE WHEN jsonb_array_length(call -> 'objects') = 0 THEN '[[null, null]]'::jsonb ELSE call -> 'objects' END)
                    WITH ORDINALITY AS o(entry, n)
-          LEFT JOIN LATERAL pggit.comment_made(act, top, top_age, since) c ON true;
+          LEFT JOIN LATERAL pggit.comment_made(act, top, top_age, since) c ON true
+        RETURNING cmin
+        )
+        SELECT greatest(last, max(cmin::text::integer)) INTO last FROM told;
     END IF;
     IF tag = 'CREATE TABLE' AND query ~* '\mlike\M' THEN
         -- INCLUDING COMMENTS
+        WITH told AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, objsubid, aspect,
                                    new_definition, statement_id, sql_executed, message, captured_by, ordinal)
         SELECT 'COMMENT', 'COMMENT', i.type, a.object_names[1], a.object_names[array_length(a.object_names, 1)], c.identity, c.class, c.obj, c.sub, 'comment',
@@ -602,7 +607,10 @@ BEGIN
           FROM pggit.comment_made('COMMENT', top, top_age, since) c
           CROSS JOIN LATERAL pg_identify_object(c.class, c.obj, c.sub) i
           CROSS JOIN LATERAL pg_identify_object_as_address(c.class, c.obj, c.sub) a
-         WHERE a.object_names[1] IS DISTINCT FROM 'pg_temp';
+         WHERE a.object_names[1] IS DISTINCT FROM 'pg_temp'
+        RETURNING cmin
+        )
+        SELECT greatest(last, max(cmin::text::integer)) INTO last FROM told;
     END IF;
     -- A mapping's options are shown to few, and so may have changed unseen. Which of several it was, the call does not say.
     IF tag = 'ALTER USER MAPPING' THEN

@@ -56,6 +56,37 @@ impl Place {
     }
 }
 
+#[test]
+fn comments_of_one_transaction_are_told_once_each() {
+    for version in versions() {
+        let place = Place::without_triggers(version);
+        let mut client = place.client();
+        client.rows("create table t (a int); create type mood as enum ('sad'); create index i on t (a)");
+        let mut seen = 0;
+        place.news(&mut seen);
+        let told = [
+            "COMMENT table public.t",
+            "COMMENT column public.t.a",
+            "COMMENT type public.mood",
+            "COMMENT index public.i",
+        ];
+        let statements = |word: &str| {
+            ["table t", "column t.a", "type mood", "index i"]
+                .map(|what| format!("comment on {what} is '{word} {what}'"))
+        };
+        client.rows(&statements("one").join("; "));
+        assert_eq!(place.news(&mut seen), told, "in one text");
+        client.rows("begin");
+        for statement in statements("two") {
+            client.rows(&statement);
+        }
+        client.rows("commit");
+        assert_eq!(place.news(&mut seen), told, "in a block");
+        let texts = "select string_agg(new_definition, ', ' order by created_at, ordinal) from pggit.history where new_definition ~ '^two'";
+        assert_eq!(place.sql(texts), "two table t, two column t.a, two type mood, two index i");
+    }
+}
+
 /// What a statement leaves in the history without event triggers; in order.
 const CHANGES: &[(&str, &[&str])] = &[
     ("create table t (a int primary key, b text)", &["CREATE table public.t", "CREATE index public.t_pkey"]),
