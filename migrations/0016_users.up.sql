@@ -158,14 +158,16 @@ SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET 
     )
     SELECT o.classid, o.objid, 0, o.object_type, o.identity, 'definition', coalesce(o.definition, ''), o.shape, o.id, o.stale FROM object o
     UNION ALL
-    SELECT r.classid, r.objid, r.objsubid, r.object_type,
+    -- Kinds in the words of pg_identify_object: calls that the proxy adds have the statement's.
+    SELECT r.classid, r.objid, r.objsubid, o.object_type || CASE WHEN r.objsubid <> 0 THEN ' column' ELSE '' END,
            CASE WHEN r.objsubid = 0 THEN o.identity ELSE o.identity || '.' || quote_ident(o.shape -> r.objsubid::text ->> 0) END,
            r.fact, r.value, NULL, r.id, o.stale
       FROM remarks r JOIN object o ON o.classid = r.classid AND o.objid = r.objid
      WHERE r.objsubid = 0 OR o.shape ? r.objsubid::text
     UNION ALL
     -- Constraints have no rows of their own until they are dropped.
-    SELECT r.classid, r.objid, 0, r.object_type, coalesce(i.identity, r.object_identity), r.fact, r.value, NULL, r.id, coalesce(o.stale, true)
+    SELECT r.classid, r.objid, 0, CASE WHEN o.classid = 'pg_type'::regclass THEN 'domain constraint' ELSE 'table constraint' END,
+           coalesce(i.identity, r.object_identity), r.fact, r.value, NULL, r.id, coalesce(o.stale, true)
       FROM remarks r
       LEFT JOIN pg_constraint k ON k.oid = r.objid
       LEFT JOIN LATERAL (SELECT p.identity FROM pg_identify_object(r.classid, r.objid, 0) p WHERE k.oid IS NOT NULL) i ON true

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use support::oracle::Facts;
 use support::proxy::run;
 use support::workload::{Unit, Workload};
-use support::{PATIENCE, PgServer, Proxy, Wire, eventually, migrate, psql, versions, wire};
+use support::{
+    PATIENCE, Pg, PgServer, Proxy, Wire, eventually, migrate, migrate_without_triggers, psql, versions, wire,
+};
 
 struct Place {
     server: &'static PgServer,
@@ -18,16 +20,35 @@ struct Place {
 
 fn each(test: impl Fn(&Place)) {
     for version in versions() {
-        let server = PgServer::shared(version);
-        let app = server.unique_database("app");
-        migrate(server, &app);
-        let dump = server.client_program("pg_dump");
-        let config = format!("[upstream]\ndbname = \"{app}\"\n[branches]\npg_dump = \"{}\"\n", dump.display());
-        test(&Place { server, proxy: Proxy::start(server, &config), app });
+        test(&Place::new(version, "trigger"));
+    }
+}
+
+/// Also without event triggers.
+fn each_capture(test: impl Fn(&Place)) {
+    each(&test);
+    for version in versions() {
+        test(&Place::new(version, "inject"));
     }
 }
 
 impl Place {
+    fn new(version: Pg, capture: &str) -> Self {
+        let server = PgServer::shared(version);
+        let app = server.unique_database("app");
+        if capture == "inject" {
+            migrate_without_triggers(server, &app);
+        } else {
+            migrate(server, &app);
+        }
+        let dump = server.client_program("pg_dump");
+        let config = format!(
+            "[upstream]\ndbname = \"{app}\"\n[history]\ncapture = \"{capture}\"\n[branches]\npg_dump = \"{}\"\n",
+            dump.display()
+        );
+        Self { server, proxy: Proxy::start(server, &config), app }
+    }
+
     fn main(&self, sql: &str) -> String {
         self.server.psql(&self.app, sql)
     }
@@ -138,7 +159,7 @@ fn only(one: &Schema, other: &Schema) -> Vec<String> {
 
 #[test]
 fn a_branch_made_at_a_commit_has_the_schema_that_is_told_of_it() {
-    each(|it| {
+    each_capture(|it| {
         let mut main = it.client("main");
         main.rows("create schema s; create type s.mood as enum ('sad', 'ok'); create domain positive as int check (value > 0)");
         main.rows("create table s.t (id int primary key, gone int, m s.mood default 'sad', p positive)");
@@ -184,7 +205,7 @@ fn a_branch_made_at_a_commit_has_the_schema_that_is_told_of_it() {
 /// What the script of a moment makes in an empty database is what pg_dump prints of a branch that was made then.
 #[test]
 fn the_past_can_be_made_anew() {
-    each(|it| {
+    each_capture(|it| {
         let role = format!("owner_{}", it.app);
         let mut main = it.client("main");
         main.rows(&format!("create role {role}; create schema own authorization {role}; create extension citext; create extension hstore with schema own"));
@@ -266,7 +287,7 @@ fn a_name_of_then_is_said_to_be_one() {
 
 #[test]
 fn each_column_is_blamed_on_the_commit_that_touched_it() {
-    each(|it| {
+    each_capture(|it| {
         let mut main = it.client("main");
         main.rows("/* pggit: the beginning */ create table t (a int primary key, gone int, b varchar(10) default 'x', c int, d int)");
         main.rows("alter table t drop column gone");
