@@ -193,6 +193,11 @@ fn a_branch_made_at_a_commit_has_the_schema_that_is_told_of_it() {
         }
         let who = format!("show schema of main at commit {commit} author, fact where object_identity = 's.t.note'");
         assert_eq!(it.proxy.control(&who), "postgres|comment");
+        // What a branch dropped, a branch of it does not have either.
+        it.client("snapshot").rows("drop table s.t cascade");
+        it.proxy.control("create branch later from snapshot");
+        let (database, there) = (it.database("later"), "pggit.schema(clock_timestamp())");
+        assert_eq!(schema(it.server, &database, there), schema(it.server, &database, "pggit.facts()"));
         // What is not there is said.
         let nothing = "0198c0de-0000-7000-8000-00000000000a";
         assert!(it.refused(&format!("show schema of main at commit {nothing}")).contains("22023"));

@@ -45,6 +45,14 @@ const ORIGINS: &str = "INSERT INTO pggit.origins (classid, objid, was) SELECT DI
        ON p.type = i.type AND p.identity = i.identity AND p.class = r.class \
      WHERE p.was <> r.obj";
 
+/// Objects that came from older databases and are not there any more: their end has another oid than their past.
+const GONE: &str = "SELECT g.classid, g.objid, g.was FROM pggit.origins g \
+     WHERE NOT EXISTS (SELECT FROM pggit.recordable_objects() r WHERE r.class = g.classid AND r.obj = g.objid)";
+
+/// The same here.
+const ORIGINS_GONE: &str = "INSERT INTO pggit.origins (classid, objid, was) \
+     SELECT * FROM unnest($1::oid[], $2::oid[], $3::oid[]) ON CONFLICT DO NOTHING";
+
 /// The columns of tables that have dropped ones, here or in older databases, by name: dropped ones are not made anew.
 const COLUMNS: &str = "SELECT c.oid::regclass::text, a.attname::text, w.was, w.attnum FROM pg_class c \
      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
@@ -330,6 +338,14 @@ async fn note_origins(parent: &mut PgConnection, target: &mut PgConnection) -> R
         oids.push(was);
     }
     sqlx::query(ORIGINS).bind(kinds).bind(names).bind(classes).bind(oids).execute(&mut *target).await?;
+    let gone = sqlx::query_as::<_, (Oid, Oid, Oid)>(GONE).fetch_all(&mut *parent).await?;
+    let (mut classes, mut oids, mut were) = (Vec::new(), Vec::new(), Vec::new());
+    for (class, oid, was) in gone {
+        classes.push(class);
+        oids.push(oid);
+        were.push(was);
+    }
+    sqlx::query(ORIGINS_GONE).bind(classes).bind(oids).bind(were).execute(&mut *target).await?;
     let columns = sqlx::query_as::<_, (String, String, Oid, i16)>(COLUMNS).fetch_all(parent).await?;
     let (mut relations, mut names, mut oids, mut numbers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (relation, name, was, number) in columns {
