@@ -4,9 +4,11 @@
 
 mod support;
 
+use std::process::{Command, Stdio};
+
 use support::postgres::new_directory;
-use support::proxy::run;
-use support::{Pg, PgServer, Proxy, versions};
+use support::proxy::{PROGRAM, run};
+use support::{Pg, PgServer, Proxy, versions, wait_for};
 
 fn migrate_ok(arguments: &[&str], url: &str) -> String {
     let output = run(&[&["migrate"], arguments, &["--database-url", url]].concat());
@@ -291,4 +293,49 @@ fn a_failed_adoption_changes_nothing() {
     let plain = format!("postgres://{role}@{}/{database}", server.address);
     migrate_fails(&["up", "--adopt"], &plain);
     assert_eq!(theirs(server, &database, "pggit"), before);
+}
+
+#[test]
+fn one_that_is_killed_changes_nothing() {
+    let server = PgServer::shared(Pg::V15);
+    let (database, url) = with_pggit(server, Shape::WithBranches);
+    let before = theirs(server, &database, "pggit");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (client, connection) = runtime.block_on(tokio_postgres::connect(&url, tokio_postgres::NoTls)).unwrap();
+    let driving = runtime.spawn(connection);
+    // A table of theirs that is only counted: it is moved aside by then.
+    runtime.block_on(client.batch_execute("begin; lock table pggit.dependencies in access exclusive mode")).unwrap();
+    let mut child = Command::new(PROGRAM)
+        .args(["migrate", "up", "--adopt", "--database-url", &url])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    wait_for("the adoption waits", || (server.psql(&database, waiting) == "1").then_some(()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(client);
+    runtime.block_on(driving).unwrap().unwrap();
+    let others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'";
+    wait_for("the killed one's server process ends", || (server.psql(&database, others) == "0").then_some(()));
+    assert_eq!(theirs(server, &database, "pggit"), before);
+    migrate_ok(&["up", "--adopt"], &url);
+}
+
+#[test]
+fn what_its_triggers_write_late_is_told_at_the_next_up() {
+    let server = PgServer::shared(Pg::V15);
+    let (database, url) = with_pggit(server, Shape::WithBranches);
+    migrate_ok(&["up", "--adopt"], &url);
+    let kept = server.psql(&database, "select backup from pggit.upgrade_log where adopted is not null");
+    server.psql(&database, &format!("insert into {kept}.history (object_id, change_type, change_severity) select max(id), 'ALTER', 'MINOR' from {kept}.objects"));
+    for _ in 0..2 {
+        migrate_ok(&["up"], &url);
+        let told = format!(
+            "select count(*) - (select count(*) from {kept}.history) from pggit.history where captured_by = 'pggit'"
+        );
+        assert_eq!(server.psql(&database, &told), "0");
+    }
 }

@@ -124,6 +124,53 @@ fn no_row_is_lost_on_the_way_down_and_up_again() {
     }
 }
 
+/// What no migration does yet: rows that the older version cannot hold.
+#[test]
+fn rows_that_a_step_removes_come_back_unless_their_key_is_taken() {
+    let server = PgServer::shared(Pg::V15);
+    let (database, _) = lived_in(server, "removed");
+    let step = |from: i64, to: i64, before: &str, script: &str, after: &str| {
+        server.psql(
+            &database,
+            &format!(
+                "begin; set local search_path = pg_catalog, pg_temp;
+                 with step as (insert into pggit.upgrade_log (from_version, to_version, program) values ({from}, {to}, 'a test') returning upgrade_id)
+                 select set_config('pggit.upgrade_id', upgrade_id::text, true), set_config('pggit.upgrade_version', '{from_or_to}', true),
+                        set_config('pggit.upgrade_tables', '{{freezes,branches}}', true) from step;
+                 {before} {script}; {after}
+                 update pggit.upgrade_log set status = 'completed' where status = 'in_progress'; commit",
+                from_or_to = from.max(to),
+            ),
+        );
+    };
+    let back_up = include_str!("../src/history/migrate/back_up.sql");
+    let settle = include_str!("../src/history/migrate/settle.sql");
+    let give_back = include_str!("../src/history/migrate/give_back.sql");
+    server.psql(&database, "update pggit.branches set maker = 'maker of ' || name");
+    step(
+        99,
+        98,
+        back_up,
+        "delete from pggit.freezes where branch in ('x1', 'x2'); alter table pggit.branches drop column maker",
+        settle,
+    );
+    server
+        .psql(&database, "delete from pggit.freezes where branch = 'x3'; delete from pggit.branches where name = 'x3'");
+    let kept = server.psql(&database, "select backup from pggit.upgrade_log where from_version = 99");
+    server.psql(&database, &format!("insert into pggit.freezes (id, branch, frozen_by) select id, 'taken', 'meanwhile' from {kept}.freezes where branch = 'x2'"));
+    step(98, 99, "", "alter table pggit.branches add column maker text", give_back);
+    assert_eq!(
+        server.psql(&database, "select branch from pggit.freezes order by 1"),
+        "taken\nx1",
+        "what was deleted since stays deleted"
+    );
+    assert_eq!(
+        server.psql(&database, "select name, maker from pggit.branches order by 1"),
+        "x1|maker of x1\nx2|maker of x2"
+    );
+    assert_eq!(server.psql(&database, &format!("select count(*) from {kept}.freezes")), "3");
+}
+
 #[test]
 fn what_changed_while_there_was_no_schema_is_told_afterwards() {
     for version in versions() {

@@ -10,6 +10,8 @@ DECLARE
     owner name;
     extension text;
 BEGIN
+    -- Whoever has changed something is waited for: pgGit has noted it then.
+    LOCK TABLE pggit.objects, pggit.history IN ACCESS EXCLUSIVE MODE;
     SELECT jsonb_agg(jsonb_build_object('name', e.evtname, 'event', e.evtevent, 'tags', e.evttags, 'enabled', e.evtenabled::text,
                                         'function', format('%I.%I', s.nspname, p.proname), 'owner', pg_get_userbyid(e.evtowner),
                                         'comment', obj_description(e.oid, 'pg_event_trigger')) ORDER BY e.evtname)

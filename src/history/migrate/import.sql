@@ -29,9 +29,9 @@ BEGIN
     EXECUTE format(
         $import$
         WITH branch AS MATERIALIZED (
-            %3$s
+            %2$s
         ), note AS MATERIALIZED (
-            %4$s
+            %3$s
         ), old AS (
             SELECT to_jsonb(h) AS h, to_jsonb(o) AS o,
                    o.schema_name::text AS schema_name,
@@ -43,7 +43,7 @@ BEGIN
                    CASE WHEN i.whole THEN o.object_name
                         ELSE concat_ws('.', quote_ident(nullif(o.schema_name, '')),
                                        CASE WHEN o.object_name ~ '[.("]' THEN o.object_name ELSE quote_ident(o.object_name) END) END AS identity,
-                   h.created_at AT TIME ZONE %2$L AS at
+                   %4$s AS at
               FROM %1$I.history h LEFT JOIN %1$I.objects o ON o.id = h.object_id
              CROSS JOIN LATERAL (SELECT o.schema_name <> '' AND starts_with(o.object_name, quote_ident(o.schema_name) || '.') AS whole) i
         ), told AS (
@@ -74,10 +74,13 @@ BEGIN
                left(coalesce((SELECT m.message FROM note m WHERE m.hash = r.h ->> 'commit_hash'), r.h ->> 'change_description'), 4096), NULL
           FROM told r
          WHERE NOT EXISTS (SELECT FROM pggit.changes c WHERE c.id = r.id)
-        $import$, place, zone,
+        $import$, place,
         CASE WHEN to_regclass(format('%I.branches', place)) IS NULL THEN 'SELECT NULL::bigint AS id, NULL::text AS name WHERE false'
              ELSE format('SELECT b.id::bigint AS id, b.name::text AS name FROM %I.branches b', place) END,
         CASE WHEN to_regclass(format('%I.commits', place)) IS NULL THEN 'SELECT NULL::text AS hash, NULL::text AS message WHERE false'
-             ELSE format('SELECT c.hash::text AS hash, c.message::text AS message FROM %I.commits c', place) END);
+             ELSE format('SELECT c.hash::text AS hash, c.message::text AS message FROM %I.commits c', place) END,
+        CASE WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(format('%I.history', place)) AND a.attname = 'created_at'
+                             AND a.atttypid = 'timestamp'::regtype)
+             THEN format('h.created_at AT TIME ZONE %L', zone) ELSE 'h.created_at' END);
 END
 $$;

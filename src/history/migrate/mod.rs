@@ -182,6 +182,8 @@ async fn up_locked(
     if pending.is_empty() {
         if !applied.is_empty() {
             make_tables(connection).await?;
+            // What pgGit's triggers wrote behind our back, if any.
+            connection.execute(adopt::IMPORT).await?;
         }
         return Ok(reached);
     }
