@@ -50,8 +50,8 @@ BEGIN
         END IF;
         EXECUTE format('CREATE TABLE %1$I.%2$I AS TABLE pggit.%2$I', place, t.name);
         GET DIAGNOSTICS n = ROW_COUNT;
-        kept := kept || jsonb_strip_nulls(jsonb_build_object('table', t.name, 'rows', n, 'oid', t.oid::bigint, 'columns', t.columns,
-                                                             'key', t.key, 'sequences', sequences));
+        kept := kept || jsonb_strip_nulls(jsonb_build_object('table', t.name, 'rows', n, 'columns', t.columns, 'key', t.key,
+                                                             'sequences', sequences));
     END LOOP;
     IF jsonb_array_length(kept) > 0 THEN
         UPDATE pggit.upgrade_log l SET backup = place, tables = kept WHERE l.upgrade_id = upgrade;

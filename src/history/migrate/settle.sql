@@ -12,8 +12,8 @@ BEGIN
     SELECT * INTO l FROM pggit.upgrade_log g WHERE g.upgrade_id = upgrade;
     FOR t IN SELECT e.value, e.value ->> 'table' AS name, c.oid
                FROM jsonb_array_elements(l.tables) WITH ORDINALITY e
-               LEFT JOIN pg_class c ON c.oid = (e.value ->> 'oid')::oid AND c.relnamespace = 'pggit'::regnamespace
-                    AND c.relname = e.value ->> 'table'
+               -- By its name: a step may make a table anew.
+               LEFT JOIN pg_class c ON c.relname = e.value ->> 'table' AND c.relnamespace = 'pggit'::regnamespace AND c.relkind = 'r'
               ORDER BY e.ordinality
     LOOP
         IF t.oid IS NULL THEN
