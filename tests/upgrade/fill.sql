@@ -1,5 +1,5 @@
--- Three rows in each table of the schema pggit that has none, with a value in every column that no CHECK forbids: what a migration
--- has to carry.
+-- Three rows (one, where no more are allowed) in each table of the schema pggit that has none, with a value in every column that no
+-- CHECK forbids: what a migration has to carry.
 DO $$
 DECLARE
     t record;
@@ -23,7 +23,7 @@ BEGIN
     LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM pggit.%I)', t.relname) INTO used;
         IF NOT used THEN
-            EXECUTE format('INSERT INTO pggit.%I (%s) SELECT %s FROM generate_series(1, 3) n', t.relname, t.columns, t.value);
+            EXECUTE format('INSERT INTO pggit.%I (%s) SELECT %s FROM generate_series(1, 3) n ON CONFLICT DO NOTHING', t.relname, t.columns, t.value);
         END IF;
     END LOOP;
 END
