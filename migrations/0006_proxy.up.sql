@@ -70,6 +70,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pggit.announce() IS 'Tells every proxy that branches or freezes changed.';
+REVOKE ALL ON FUNCTION pggit.announce() FROM PUBLIC;
 
 CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON pggit.branches
     FOR EACH STATEMENT EXECUTE FUNCTION pggit.announce();

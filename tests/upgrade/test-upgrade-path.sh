@@ -100,6 +100,12 @@ path_of() {
         schema "$work/schema"
         same "$work/schema.$latest" "$work/schema" "down to $to and up: the schema is another one"
     done
+    migrated down --to 0
+    for to in $(tr ' ' '\n' <<< "$steps $latest" | sort -n); do
+        migrated up --to "$to"
+        schema "$work/schema"
+        same "$work/schema.$to" "$work/schema" "version $to: the schema from below is another one than from above"
+    done
     say "PostgreSQL $major: down to each of $(wc -w <<< "$steps") versions and to nothing, and up again: every row is there"
 
     rows "$work/before"
