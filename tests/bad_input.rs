@@ -262,11 +262,23 @@ fn clients_that_stop_reading() {
 /// Thousands of conversations with mistakes: bytes changed, lost, doubled; messages out of order; cut anywhere.
 #[test]
 fn mutated_conversations() {
-    let mut watch = Watch::new("[limits]\nlogin_timeout = \"5s\"\n");
+    mutate_under("", 700);
+}
+
+/// The same where statements are held until what came before them is answered: nobody waits for ever.
+#[test]
+fn mutated_conversations_under_rules_that_hold_statements() {
+    for action in ["queue", "reroute\"\nto = \"nowhere"] {
+        mutate_under(&format!("[[rule]]\nname = \"r\"\nclass = [\"ddl\", \"role\"]\naction = \"{action}\"\n"), 250);
+    }
+}
+
+fn mutate_under(rules: &str, times: u64) {
+    let mut watch = Watch::new(&format!("{rules}[limits]\nlogin_timeout = \"5s\"\n"));
     let threads: Vec<_> = (1..=4)
         .map(|thread: u64| {
             let address = watch.proxy.clients;
-            std::thread::spawn(move || (0..700).for_each(|n| mutated(address, thread << 32 | (n + 1))))
+            std::thread::spawn(move || (0..times).for_each(|n| mutated(address, thread << 32 | (n + 1))))
         })
         .collect();
     while threads.iter().any(|thread| !thread.is_finished()) {

@@ -11,7 +11,7 @@ use pggit_proxy::wire::frame;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-const TEXTS: [&str; 18] = [
+const TEXTS: [&str; 20] = [
     "",
     "select 1",
     "create table t (a int)",
@@ -30,6 +30,8 @@ const TEXTS: [&str; 18] = [
     "select E'\\'; drop table t --'",
     "set search_path to \u{e9}",
     "s1",
+    "set pggit.branch = 'x'",
+    "select pggit.checkout('x')",
 ];
 
 /// A message with one of the protocol's tags and a body that is likely to mean something.

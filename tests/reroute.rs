@@ -4,7 +4,7 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use support::wire::{V3_0, bind, describe, execute, extended, parse, query, sync};
+use support::wire::{V3_0, bind, close, describe, execute, extended, parse, query, sync};
 use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions};
 
 /// A repository with the branches `main` and `staging`.
@@ -305,6 +305,11 @@ fn every_way_of_sending_is_rerouted_or_refused_with_the_reason() {
         let again = client.ask(&[bind("", "s", &[]), execute("", 0), sync()].concat());
         assert_eq!((tags(&again).as_str(), error(&again).as_str()), ("2NEZ", "42P07 relation \"b\" already exists"));
         assert_eq!(client.value("select 1"), "1");
+        // What is closed before the Sync is closed.
+        let closing =
+            [parse("t", "create table b2 ()", &[]), bind("", "t", &[]), execute("", 0), close(b'S', "t"), sync()];
+        assert_eq!(tags(&client.ask(&closing.concat())), "12NC3Z");
+        assert!(here("b2"));
         // Parts that arrive one by one: the Sync decides.
         for part in [parse("", "create table c ()", &[]), bind("", "", &[]), execute("", 0)] {
             client.send(&part);
@@ -405,7 +410,7 @@ fn every_way_of_sending_is_rerouted_or_refused_with_the_reason() {
                  where branch = 'main' and verdict = 'reroute' group by outcome) c",
             )
         };
-        assert!(eventually(PATIENCE, || counts() == "failed 1 refused 9 rerouted 6"), "{}", counts());
+        assert!(eventually(PATIENCE, || counts() == "failed 1 refused 9 rerouted 7"), "{}", counts());
     });
 }
 

@@ -274,6 +274,22 @@ fn every_way_of_sending_moves_it_or_is_refused_with_the_reason() {
 }
 
 #[test]
+fn in_the_middle_of_copy_nothing_waits_for_ever() {
+    each("", |it| {
+        let copy = query("create temp table copied (i int); copy copied from stdin");
+        let mut direct = Wire::connect(it.server.address, &[("user", "postgres"), ("database", &it.app)]);
+        let mut client = it.client();
+        let ends = [&mut direct, &mut client].map(|wire| {
+            wire.send(&copy);
+            wire.read_until(b'G');
+            wire.send(&query(SET));
+            tags(&wire.read_to_end())
+        });
+        assert_eq!(ends[0], ends[1], "as without the proxy");
+    });
+}
+
+#[test]
 fn the_cancel_key_goes_along() {
     each("", |it| {
         let mut client = it.client();

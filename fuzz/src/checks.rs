@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use engine::{READY, feed};
 use futures::FutureExt;
 use pggit_proxy::branch::{Branch, Branches, Carriers, Origin, Route, take_branch_option};
-use pggit_proxy::change::{Enqueued, Intended, VerdictKind};
+use pggit_proxy::change::{Enqueued, Intended, Returned, Stays, VerdictKind};
 use pggit_proxy::control::command::parse;
 use pggit_proxy::control::frame::{MAX_MESSAGE, Opening, read_message, read_opening};
 use pggit_proxy::policy::{Action, Policy, Queueing, Rule};
@@ -279,7 +279,7 @@ fn command(text: &str) {
 /// A session between a client and a server that say anything, in any pieces: it never panics, holds no more than one
 /// message, and lets out what came in, as far as no statement was refused.
 pub fn session(data: &[u8]) {
-    for policy in [Policy::default(), queueing()] {
+    for policy in [Policy::default(), queueing(), rerouting()] {
         session_under(policy, data);
     }
 }
@@ -301,14 +301,22 @@ fn session_under(policy: Policy, data: &[u8]) {
 
 /// The same for messages of one's own making: each is given whole or in pieces of `cut` bytes.
 pub fn conversation(messages: &[(bool, Vec<u8>)], cut: usize) {
-    for policy in [Policy::default(), queueing()] {
+    for policy in [Policy::default(), queueing(), rerouting()] {
         conversation_under(policy, messages, cut);
     }
 }
 
 /// Every change waits for approval.
 fn queueing() -> Policy {
-    let action = Action::Queue(Queueing { expires: Queueing::EXPIRES, wait: None });
+    everything(Action::Queue(Queueing { expires: Queueing::EXPIRES, wait: None }))
+}
+
+/// Every change goes to another branch.
+fn rerouting() -> Policy {
+    everything(Action::Reroute("staging".into()))
+}
+
+fn everything(action: Action) -> Policy {
     let rule = Rule {
         name: "ask".into(),
         branch: None,
@@ -397,13 +405,25 @@ impl Between {
                 Ok(Next::AwaitServer) => {
                     assert!(self.session.awaits_answers(), "it waits for what will come");
                     self.waiting = true;
-                    // A Flush of ours may stand in it.
+                    // A Flush of ours may stand in it, or a question whose answers are ours.
                     up.rewritten = true;
+                    self.down.rewritten = true;
                     break;
                 }
                 Ok(Next::AskRecorder) if !fx.requests.is_empty() => {
                     let numbers = vec![1; std::mem::take(&mut fx.requests).len()];
                     self.session.requests_answered(Enqueued::Waiting(numbers));
+                    continue;
+                }
+                Ok(Next::AskRecorder) if fx.moving.is_some() => {
+                    fx.moving = None;
+                    let because = "the test says so".to_owned();
+                    self.session.cannot_move(Stays { sqlstate: "55P02", because, hint: None });
+                    continue;
+                }
+                Ok(Next::AskRecorder) if fx.errand.is_some() => {
+                    let errand = fx.errand.take().unwrap();
+                    self.session.errand_returned(returned(errand.sql.len()));
                     continue;
                 }
                 Ok(Next::AskRecorder) => assert!(fx.intent.take().is_some(), "the history can be written"),
@@ -464,6 +484,15 @@ impl Way {
             assert!(self.sent.starts_with(&self.received), "bytes pass as they came");
             assert_eq!(self.sent.len() - self.received.len(), self.pipe.incoming().len(), "none is lost");
         }
+    }
+}
+
+/// Each way in which a statement may come back.
+fn returned(choice: usize) -> Returned {
+    match choice % 3 {
+        0 => Returned::Never("the test says so".into()),
+        1 => Returned::Lost("the test says so".into()),
+        _ => Returned::Answered { frames: b"C\0\0\0\x05\0".to_vec(), error: None, ready: b"I".to_vec() },
     }
 }
 

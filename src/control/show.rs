@@ -85,7 +85,7 @@ columns! {
         "application_name" Text "as the client says",
         "client_addr" Text "address; NULL for a unix socket",
         "client_port" Int "NULL for a unix socket",
-        "state" Text "`login`, `idle`, `active`, `idle in transaction`, `waiting` for the recorder or for a decision, or `paused`",
+        "state" Text "`login`, `idle`, `active`, `idle in transaction`, `waiting` for the recorder, a decision or another branch, or `paused`",
         "backend_pid" Int "process id of the session's server connection; NULL before login",
         "statements" Int "so far",
         "bytes_in" Int "bytes from the client so far",

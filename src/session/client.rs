@@ -340,7 +340,7 @@ impl Session {
             statement: &known.statement,
             sql: known.sql.as_bytes(),
             text: text.map(str::as_bytes),
-            shape: Shape::Execute { behind: frame.behind.first().copied() },
+            shape: Shape::Execute { behind: frame.behind },
         };
         let replaced = |old, new| Judged::Replace { old, new, drop_rest: true };
         let judged = match self.send_on(rerouted, &sent, frame.env, fx) {

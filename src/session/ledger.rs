@@ -107,6 +107,11 @@ impl Ledger {
         self.skipping
     }
 
+    /// Whether the server takes nothing but COPY data now; anything else ends the session.
+    pub fn awaits_copy_data(&self) -> bool {
+        self.copying
+    }
+
     pub fn len(&self) -> usize {
         self.owed.len()
     }

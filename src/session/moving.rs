@@ -6,6 +6,7 @@
 //! answered by the new server. Where it cannot move, the statement is refused and everything stays as it was.
 
 use super::look::At;
+use super::queue::COPYING;
 use super::{Effects, Env, Session};
 use crate::change::{Move, Stays};
 use crate::policy::Refusal;
@@ -84,6 +85,9 @@ impl Session {
         if self.ledger.ignores_all() {
             return Moves::Ignored;
         }
+        if self.ledger.awaits_copy_data() {
+            return Moves::Refuse(stays(COPYING).refusal(to));
+        }
         if self.awaits_answers() {
             let mut flush = Vec::new();
             if self.begun {
@@ -152,7 +156,9 @@ fn is_run_at_once(mut behind: &[u8]) -> Result<bool, &'static str> {
         };
         match (head.tag, wanted.split_first()) {
             // Describe asks for no more than what is there.
-            (b'D', Some(_)) => {}
+            (b'D', Some((b'B' | b'E', _))) => {}
+            // What is closed between Execute and Sync is not needed any more.
+            (b'C', Some((b'S', _))) => {}
             (tag, Some((first, rest))) if tag == *first => wanted = rest,
             _ => return Err("it is only prepared, or not the only one up to its Sync"),
         }
@@ -205,14 +211,14 @@ mod tests {
 
     #[test]
     fn only_one_statement_up_to_its_sync_is_run_at_once() {
-        for tags in [&b"BES"[..], b"DBES", b"BDES", b"BESQ"] {
+        for tags in [&b"BES"[..], b"DBES", b"BDES", b"BECS", b"BESQ"] {
             assert_eq!(is_run_at_once(&frames(tags)), Ok(true), "{tags:?}");
             let frames = frames(tags);
             for cut in 0..frames.len().min(15) {
                 assert_eq!(is_run_at_once(&frames[..cut]), Ok(false), "{tags:?} {cut}");
             }
         }
-        for tags in [&b"S"[..], b"H", b"BH", b"BEE", b"BEPBES", b"DS", b"ES", b"PBES"] {
+        for tags in [&b"S"[..], b"H", b"BH", b"BEE", b"BEPBES", b"DS", b"ES", b"PBES", b"BCES"] {
             assert!(is_run_at_once(&frames(tags)).is_err(), "{tags:?}");
         }
     }

@@ -16,6 +16,9 @@ use crate::wire::frame;
 /// Settings that the server reports and that change what a text means.
 const SETTINGS: [&str; 5] = ["search_path", "standard_conforming_strings", "DateStyle", "IntervalStyle", "TimeZone"];
 
+/// Why nothing can be done about a statement that comes while the server reads COPY data.
+pub(super) const COPYING: &str = "the server reads COPY data";
+
 /// A longer value is no setting that anybody needs; it is left out.
 const MAX_SETTING: usize = 1024;
 
@@ -128,6 +131,9 @@ impl Session {
         if self.ledger.ignores_all() {
             return Held::Ignored;
         }
+        if self.ledger.awaits_copy_data() {
+            return Held::Refuse(queued.impossible(COPYING), None);
+        }
         if self.awaits_answers() {
             self.queue = Front::Settling;
             let mut flush = Vec::new();
@@ -169,9 +175,10 @@ impl Session {
         }
     }
 
-    /// Whether the server has still to answer what was sent before a statement that waits for that.
+    /// Whether the server has still to answer what was sent before a statement that waits for that. While it reads COPY data it
+    /// will not, and takes no statement either.
     pub fn awaits_answers(&mut self) -> bool {
-        self.ledger.front().is_some() && !self.ledger.ignores_all()
+        self.ledger.front().is_some() && !self.ledger.ignores_all() && !self.ledger.awaits_copy_data()
     }
 
     fn request(&self, queued: &Queued, kept: &Kept<'_>, env: &Env<'_>) -> Result<ChangeRequest, Refusal> {

@@ -7,15 +7,19 @@
 
 use super::judge::Ruled;
 use super::look::{At, Found, Look};
+use super::queue::COPYING;
 use super::{Batch, Effects, Env, Session, finished};
 use crate::change::{Errand, Outcome, Returned, SessionFacts, StatementFact, VerdictKind};
 use crate::policy::{Refusal, Rerouted};
 use crate::sql::Statement;
 use crate::wire::error::{self, Text, put_notice};
-use crate::wire::frame;
+use crate::wire::frame::{self, Head};
 
 /// What is said where nothing went wrong.
 const SUCCESSFUL_COMPLETION: &str = "00000";
+
+/// What may stand between an Execute and its Sync, bytes: names.
+const MAX_BEHIND: usize = 16 << 10;
 
 /// The statement at the front, where a rule reroutes it.
 #[derive(Debug, Default)]
@@ -38,11 +42,11 @@ pub(super) struct Pending {
 
 /// How a statement is sent.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Shape {
+pub(super) enum Shape<'a> {
     Query,
-    /// With the tag of the next message, where that is there.
+    /// With what stands behind it.
     Execute {
-        behind: Option<u8>,
+        behind: &'a [u8],
     },
 }
 
@@ -52,7 +56,7 @@ pub(super) struct Sent<'a> {
     pub sql: &'a [u8],
     /// The client's whole text, where that is known exactly.
     pub text: Option<&'a [u8]>,
-    pub shape: Shape,
+    pub shape: Shape<'a>,
 }
 
 /// What to do with a statement that a rule reroutes.
@@ -115,6 +119,9 @@ impl Session {
         if self.ledger.ignores_all() {
             return Send::Ignored;
         }
+        if self.ledger.awaits_copy_data() {
+            return Send::Refuse(rerouted.impossible(COPYING));
+        }
         if self.awaits_answers() {
             let mut flush = Vec::new();
             if self.batch != Batch::Closed {
@@ -175,11 +182,7 @@ impl Session {
         if sent.statement.tag == "EXPLAIN" {
             return Err("its answer has rows, whose form was asked of this branch");
         }
-        match behind {
-            None => Ok(false),
-            Some(b'S') => Ok(true),
-            Some(_) => Err("no Sync follows it at once"),
-        }
+        ends_its_batch(behind)
     }
 
     /// Answers the client with what the other server said.
@@ -257,6 +260,19 @@ impl Session {
             Front::None | Front::Looking(_) => return,
         };
         fx.facts.push(ended(pending.fact, &returned, self.origin, now));
+    }
+}
+
+/// Whether a Sync is all that follows; what is closed before it changes nothing. `false`: that has yet to come.
+fn ends_its_batch(mut behind: &[u8]) -> Result<bool, &'static str> {
+    let whole = behind.len();
+    loop {
+        match Head::read(behind) {
+            Ok(Some(Head { tag: b'S', .. })) => return Ok(true),
+            Ok(Some(Head { tag: b'C', total })) => behind = behind.get(total..).unwrap_or_default(),
+            Ok(None) if whole < MAX_BEHIND => return Ok(false),
+            _ => return Err("no Sync follows it at once"),
+        }
     }
 }
 
