@@ -619,6 +619,33 @@ fn without_event_triggers_the_history_knows_it_too() {
 }
 
 #[test]
+fn a_session_whose_settings_cannot_be_read_keeps_its_statement_and_goes_on() {
+    each(DDL, |it| {
+        it.server.psql(
+            &it.app,
+            "do $$ begin create role plain login; exception when duplicate_object or unique_violation then null; end $$; \
+             revoke select on pg_catalog.pg_settings from public",
+        );
+        it.server.psql(&it.staging, "grant create on schema public to plain");
+        let mut client = it.login("plain", "psql");
+        let reason = "its settings cannot be read (permission denied for view pg_settings)";
+        for _ in 0..2 {
+            let answer = client.ask(&query("create table a ()"));
+            assert_eq!((tags(&answer).as_str(), why(&answer).as_str()), ("EZ", reason));
+            let answer = client.ask(&extended("create table a ()", &[]));
+            assert_eq!((tags(&answer).as_str(), why(&answer).as_str()), ("12nEZ", reason));
+            assert_eq!(client.value("select 1"), "1");
+        }
+        let refused = "select count(*) from pggit.statements where verdict = 'reroute' and outcome = 'refused' and sqlstate = 'PG004'";
+        assert!(eventually(PATIENCE, || it.server.psql(&it.app, refused) == "4"));
+        it.server.psql(&it.app, "grant select on pg_catalog.pg_settings to public");
+        assert_eq!(tags(&client.ask(&query("create table a ()"))), "NCZ");
+        assert_eq!(tags(&client.ask(&extended("create table b ()", &[]))), "12nNCZ");
+        assert!(it.has(&it.staging, "a") && it.has(&it.staging, "b") && !it.has(&it.app, "a"));
+    });
+}
+
+#[test]
 fn a_rule_that_goes_away_does_not_make_a_statement_run_twice() {
     each(DDL, |it| {
         let holder = hold(it);

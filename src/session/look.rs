@@ -11,8 +11,8 @@ use crate::sql::{Class, calls_set_config};
 use crate::wire::error::field;
 use crate::wire::frame;
 
-/// The name of the statement and of the portal.
-const NAME: &str = "pggit:look";
+/// What the names of statements and portals begin with. Each look has a new one: after an error the server skips the Close.
+const NAME: &str = "pggit:look:";
 
 /// A longer value is not carried.
 const MAX_VALUE: usize = 64 << 10;
@@ -29,9 +29,9 @@ const SETTINGS: &str = "SELECT s.name, s.setting, 'set' FROM pg_catalog.pg_setti
 
 /// What would be lost by moving elsewhere.
 const TIES: &str = "UNION ALL SELECT 'the prepared statement \"' OPERATOR(pg_catalog.||) p.name OPERATOR(pg_catalog.||) '\"', '', 'tie' \
-     FROM pg_catalog.pg_prepared_statements p WHERE p.name OPERATOR(pg_catalog.<>) 'pggit:look' \
+     FROM pg_catalog.pg_prepared_statements p WHERE NOT pg_catalog.starts_with(p.name, 'pggit:look:') \
      UNION ALL SELECT 'the cursor \"' OPERATOR(pg_catalog.||) c.name OPERATOR(pg_catalog.||) '\"', '', 'tie' \
-     FROM pg_catalog.pg_cursors c WHERE c.name OPERATOR(pg_catalog.<>) 'pggit:look' \
+     FROM pg_catalog.pg_cursors c WHERE NOT pg_catalog.starts_with(c.name, 'pggit:look:') \
      UNION ALL SELECT 'LISTEN \"' OPERATOR(pg_catalog.||) l.l OPERATOR(pg_catalog.||) '\"', '', 'tie' \
      FROM pg_catalog.pg_listening_channels() l(l) \
      UNION ALL SELECT 'the temporary relation \"' OPERATOR(pg_catalog.||) r.relname::pg_catalog.text OPERATOR(pg_catalog.||) '\"', '', 'tie' \
@@ -83,10 +83,12 @@ impl Session {
     pub(super) fn look(&mut self, at: At, env: &Env<'_>) -> Vec<u8> {
         let in_batch = self.begun;
         let names = self.customs.array();
+        self.calls = self.calls.wrapping_add(1);
+        let name = format!("{NAME}{}\0", self.calls);
+        let name = name.as_bytes();
         let mut out = Vec::new();
         frame::put(&mut out, b'P', |body| {
-            body.extend_from_slice(NAME.as_bytes());
-            body.push(0);
+            body.extend_from_slice(name);
             body.extend_from_slice(SETTINGS.as_bytes());
             if at == At::Everything {
                 body.push(b' ');
@@ -95,24 +97,21 @@ impl Session {
             body.extend_from_slice(&[0, 0, 0]);
         });
         frame::put(&mut out, b'B', |body| {
-            for _ in 0..2 {
-                body.extend_from_slice(NAME.as_bytes());
-                body.push(0);
-            }
+            body.extend_from_slice(name);
+            body.extend_from_slice(name);
             body.extend_from_slice(&[0, 0, 0, 1]);
             body.extend_from_slice(&u32::try_from(names.len()).unwrap_or(u32::MAX).to_be_bytes());
             body.extend_from_slice(names.as_bytes());
             body.extend_from_slice(&[0, 0]);
         });
         frame::put(&mut out, b'E', |body| {
-            body.extend_from_slice(NAME.as_bytes());
-            body.extend_from_slice(&[0; 5]);
+            body.extend_from_slice(name);
+            body.extend_from_slice(&0u32.to_be_bytes());
         });
         for kind in [b'P', b'S'] {
             frame::put(&mut out, b'C', |body| {
                 body.push(kind);
-                body.extend_from_slice(NAME.as_bytes());
-                body.push(0);
+                body.extend_from_slice(name);
             });
         }
         frame::put(&mut out, if in_batch { b'H' } else { b'S' }, |_| {});
@@ -242,6 +241,9 @@ fn literal(argument: &[u8]) -> Option<&[u8]> {
 /// More than so many nobody has.
 const MAX_CUSTOMS: usize = 200;
 
+/// Nor a longer name.
+const MAX_NAME: usize = 255;
+
 impl Customs {
     /// Looks at a statement that may set something.
     pub fn note(&mut self, tag: &str, sql: &[u8]) {
@@ -267,7 +269,8 @@ impl Customs {
     }
 
     fn add(&mut self, name: &str) {
-        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$'));
+        let plain = name.len() <= MAX_NAME
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$'));
         if !plain || self.names.len() >= MAX_CUSTOMS {
             self.unseen = true;
         } else if !name.to_ascii_lowercase().starts_with("pggit.") && self.names.iter().all(|known| **known != *name) {

@@ -96,7 +96,7 @@ pub struct Session {
     /// Whether the client writes UTF-8.
     is_utf8: bool,
     refusals: u32,
-    /// How many companions were sent as messages: their names.
+    /// How many companions and looks were sent as messages: their names.
     calls: u32,
     /// What the client has sent of the extended protocol since its last Sync.
     batch: Batch,

@@ -189,6 +189,10 @@ impl Drive<'_> {
         if !self.fx.statements.is_empty() {
             self.place.statements.fetch_add(self.fx.statements.len() as u64, Ordering::Relaxed);
             for (class, duration) in self.fx.statements.drain(..) {
+                if self.is_errand {
+                    // The session that sent it counts it.
+                    continue;
+                }
                 metrics.statement(class, duration);
             }
         }
