@@ -109,6 +109,14 @@ fn a_session_goes_where_the_rule_says_and_both_sides_know() {
         client.rows("do $$ begin perform set_config('pgg' || 'it.rerouted_from', '', false); end $$");
         client.rows("create table forged ()");
         assert_eq!(it.history(&it.staging, "forged"), "staging|main|visitor");
+        // It is sealed with the rest of the row: whoever edits it is found.
+        let verify =
+            || support::proxy::run(&["verify", "--database-url", &it.server.url(&it.staging)]).status.success();
+        let open = "select count(*) from pggit.changes c where not exists (select from pggit.seals s where s.commit_id = c.commit_id)";
+        assert!(eventually(PATIENCE, || it.server.psql(&it.staging, open) == "0"));
+        assert!(verify());
+        it.server.psql(&it.staging, "update pggit.changes set rerouted_from = null where object_name = 'forged'");
+        assert!(!verify());
         let forged = [("user", "postgres"), ("database", it.app.as_str()), ("pggit.rerouted_from", "x")];
         let error = Wire::try_connect(it.proxy.clients, V3_0, &forged).map(|_| ()).unwrap_err();
         assert_eq!(error.last().unwrap().field(b'C').unwrap(), "42501");
