@@ -297,17 +297,18 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
 pub fn judge_end(url: &str, after: &Facts) -> Vec<String> {
     // Rows that the view hides, too: an index made anew under another oid looks as before and shows no change. Relations by their
     // schema's present name: it may have been renamed since.
-    let all = psql_ok(
+    let every = psql_ok(
         url,
-        "select distinct on (c.objid, c.classid) concat_ws(chr(31), c.id, c.action, c.classid::regclass, c.objid, c.objsubid, c.aspect, \
+        "select concat_ws(chr(31), c.id, c.action, c.classid::regclass, c.objid, c.objsubid, c.aspect, \
                 c.affected, true, \
                 regexp_replace(coalesce(quote_ident(s.nspname) || '.' || quote_ident(c.object_name), c.object_identity, ''), '[\\n\\x1f]', ' ', 'g'), \
                 regexp_replace(coalesce(c.object_name, ''), '[\\n\\x1f]', ' ', 'g')) \
            from pggit.changes c left join pg_namespace s on c.classid in ('pg_class'::regclass, 'pg_statistic_ext'::regclass) and s.oid = c.namespace \
           where c.objid is not null and c.objsubid = 0 and c.aspect = '' \
-          order by c.objid, c.classid, c.created_at desc, c.ordinal desc",
+          order by c.created_at, c.ordinal",
     );
-    let last: BTreeMap<Key, Row> = all.lines().map(row).map(|row| (row.key.clone(), row)).collect();
+    let every: Vec<Row> = every.lines().map(row).collect();
+    let last: BTreeMap<Key, Row> = every.iter().map(|row| (row.key.clone(), row.clone())).collect();
     let mut wrong = Vec::new();
     // By oid, or by name where the server made it anew under another oid.
     let mut named: BTreeMap<(&str, &str), &Row> = BTreeMap::new();
@@ -328,7 +329,7 @@ pub fn judge_end(url: &str, after: &Facts) -> Vec<String> {
             .objects
             .iter()
             .any(|(key, object)| (&key.catalog, &object.identity) == (&row.key.catalog, &row.identity))
-            || last.values().any(|other| {
+            || every.iter().any(|other| {
                 other.key != row.key && (&other.key.catalog, &other.identity) == (&row.key.catalog, &row.identity)
             });
         !anew && row.key.catalog != "pg_constraint"
