@@ -66,7 +66,7 @@ fn comments_of_one_transaction_are_told_once_each() {
         place.news(&mut seen);
         let told = [
             "COMMENT table public.t",
-            "COMMENT column public.t.a",
+            "COMMENT table column public.t.a",
             "COMMENT type public.mood",
             "COMMENT index public.i",
         ];
