@@ -70,6 +70,13 @@ fn up_down_and_up_again() {
         assert_eq!(objects_elsewhere(server, &database), "");
         let recorded = server.psql(&database, "select distinct change_type from pggit.history");
         assert_eq!(recorded, "BASELINE", "the migrations themselves are no changes of the user's");
+        let open = "select string_agg(oid::regprocedure::text, ' ' order by oid::regprocedure::text) from pg_proc \
+                    where pronamespace = 'pggit'::regnamespace and has_function_privilege('public', oid, 'execute')";
+        assert_eq!(
+            server.psql(&database, open),
+            "pggit.checkout(text) pggit.companion(text,text,text) pggit.current_branch() pggit.default_branch()",
+            "what everybody may call"
+        );
         let status = migrate_ok(&["status"], &url);
         assert!(!status.contains("pending") && status.contains("applied"), "{status}");
 
