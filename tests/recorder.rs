@@ -122,7 +122,7 @@ async fn a_fact_becomes_a_row() {
             "app|main|CREATE TABLE|ddl|create table t1 ()|refuse|no ddl|refused|42501|not here|alice|test|192.0.2.7|40000|1.5|t|t"
         );
         let rows = history.statements(10).await.unwrap();
-        assert_eq!(rows.columns.len(), 19);
+        assert_eq!(rows.columns.len(), 20);
         let value = |name: &str| rows.rows[0][rows.columns.iter().position(|column| column == name).unwrap()].clone();
         assert_eq!(value("rule").as_deref(), Some("no ddl"));
         assert!(value("started_at").unwrap().ends_with("+00"));
