@@ -18,4 +18,4 @@ DROP FUNCTION pggit.enter_extension(integer);
 DROP FUNCTION pggit.extension_depth();
 DROP FUNCTION pggit.record_affected(oid[], oid[], text, integer);
 DROP FUNCTION pggit.followers(oid, xid);
-DROP FUNCTION pggit.descendants(oid);
+DROP FUNCTION pggit.descendants(oid, xid);

@@ -7,15 +7,18 @@
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 -- Objects that a command on a table or index may have changed or made without the server naming them: partitions and
--- inheritance children, and what partitions get from their parents (indexes, triggers).
-CREATE FUNCTION pggit.descendants(rel oid) RETURNS TABLE (class oid, obj oid)
+-- inheritance children, and what partitions get from their parents (indexes, triggers). Those of which this very
+-- (sub)transaction wrote something: where the parent gets another name, its children stay what they are.
+CREATE FUNCTION pggit.descendants(rel oid, written xid) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     WITH RECURSIVE r(oid) AS (
         SELECT rel UNION SELECT i.inhrelid FROM pg_inherits i JOIN r ON i.inhparent = r.oid
     ), kept AS (
-        SELECT c.oid, c.relispartition FROM r JOIN pg_class c ON c.oid = r.oid WHERE c.relpersistence <> 't'
+        SELECT c.oid, c.xmin, c.relispartition FROM r JOIN pg_class c ON c.oid = r.oid WHERE c.relpersistence <> 't'
     )
-    SELECT 'pg_class'::regclass::oid, k.oid FROM kept k WHERE k.oid <> rel
+    SELECT 'pg_class'::regclass::oid, k.oid FROM kept k
+     WHERE k.oid <> rel AND (k.xmin = written OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = k.oid AND a.xmin = written)
+                             OR EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = k.oid AND c.xmin = written))
     UNION ALL
     SELECT 'pg_class'::regclass, x.indexrelid FROM kept k JOIN pg_index x ON x.indrelid = k.oid
       JOIN pg_class ic ON ic.oid = x.indexrelid AND ic.relispartition WHERE k.relispartition
@@ -293,7 +296,7 @@ BEGIN
         END LOOP;
     END IF;
     FOREACH family IN ARRAY families LOOP
-        FOR d IN SELECT m.class, m.obj FROM pggit.descendants(family) m LOOP
+        FOR d IN SELECT m.class, m.obj FROM pggit.descendants(family, written) m LOOP
             CONTINUE WHEN concat_ws(' ', d.class, d.obj, 0) = ANY (seen);
             seen := seen || concat_ws(' ', d.class, d.obj, 0);
             classes := classes || d.class;

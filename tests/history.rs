@@ -343,6 +343,8 @@ fn partitions_follow_their_parent() {
         // Nothing changed in the partitions: no rows for them.
         assert_eq!(db.changes_of("alter table p alter c set default 1").len(), 3);
         assert_eq!(db.changes_of("alter table only p alter c drop default"), ["ALTER MINOR table public.p"]);
+        assert_eq!(db.changes_of("alter table p rename to q"), ["RENAME MAJOR table public.q"]);
+        assert_eq!(db.changes_of("alter table q rename c to d").len(), 3);
     });
 }
 
