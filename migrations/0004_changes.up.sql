@@ -51,6 +51,8 @@ CREATE TABLE pggit.changes (
                                               THEN pg_catalog.pg_current_snapshot() END,
     -- The row's xmin before it was put right: that of the catalog rows it tells of.
     written          xid,
+    -- The branch that the session or statement was meant for, where a rule sent it here.
+    rerouted_from    text DEFAULT nullif(pg_catalog.current_setting('pggit.rerouted_from', true), ''),
     CONSTRAINT changes_pkey PRIMARY KEY (id)
 );
 CREATE INDEX changes_object_idx ON pggit.changes (objid, classid, objsubid, aspect, created_at DESC, ordinal DESC);
@@ -150,7 +152,8 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
             ELSE pg_catalog.quote_ident(p.shape -> c.objsubid::text ->> 0) || ' ' || (p.shape -> c.objsubid::text ->> 1)
                  || CASE WHEN (p.shape -> c.objsubid::text ->> 2)::boolean THEN ' NOT NULL' ELSE '' END END AS old_definition,
        c.new_definition, c.sql_executed, c.captured_by, c.via_proxy, c.created_at, c.created_by, c.role_name,
-       c.application_name, c.client_addr, c.client_port, c.backend_pid, c.xid, c.ordinal
+       c.application_name, c.client_addr, c.client_port, c.backend_pid, c.xid, c.ordinal,
+       c.rerouted_from
   FROM pggit.changes c
   LEFT JOIN LATERAL (
         SELECT k.action, k.object_name, k.namespace, k.new_definition, k.shape FROM pggit.changes k

@@ -114,6 +114,7 @@ DECLARE
 BEGIN
     RESET pggit.session;
     RESET pggit.client;
+    RESET pggit.rerouted_from;
     IF current_setting('pggit.session', true) <> '' THEN
         RESET pggit.branch;
     END IF;

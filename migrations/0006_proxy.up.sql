@@ -21,12 +21,14 @@ CREATE TABLE pggit.statements (
     client_port      integer NOT NULL,
     proxy            text NOT NULL,
     started_at       timestamptz NOT NULL,
-    duration_ms      double precision NOT NULL
+    duration_ms      double precision NOT NULL,
+    rerouted_to      text
 );
 COMMENT ON TABLE pggit.statements IS
     'Every DDL, role or refused statement a proxy saw, with its outcome. Written by the recorder, outside the client''s transaction.';
 COMMENT ON COLUMN pggit.statements.branch IS 'NULL: the database was no branch of the repository';
 COMMENT ON COLUMN pggit.statements.client_addr IS 'NULL: the client came through a unix socket';
+COMMENT ON COLUMN pggit.statements.rerouted_to IS 'The branch where a rule had it run instead of this one; else NULL';
 COMMENT ON COLUMN pggit.statements.proxy IS 'The proxy process that saw it: host name and process id';
 
 CREATE INDEX statements_started_at ON pggit.statements (started_at DESC);

@@ -100,4 +100,17 @@ BEGIN
 END
 $$;
 
+-- The proxy moves the session before this runs, where the call is a statement by itself.
+CREATE FUNCTION pggit.checkout(branch text) RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF branch IS DISTINCT FROM pggit.current_branch() THEN
+        RAISE EXCEPTION 'this session cannot be moved to branch "%"', branch
+            USING ERRCODE = 'cant_change_runtime_param',
+                  HINT = 'Through the proxy, SELECT pggit.checkout(''branch'') by itself moves it: with a literal, and nothing else in the text.';
+    END IF;
+    RETURN branch;
+END
+$$;
+COMMENT ON FUNCTION pggit.checkout(text) IS 'Moves the session to another branch, through the proxy';
+
 REVOKE ALL ON FUNCTION pggit.version(), pggit.capture_triggers(), pggit.status(), pggit.health_check() FROM PUBLIC;

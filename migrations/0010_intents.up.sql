@@ -36,6 +36,7 @@ CREATE TABLE pggit.intents (
     sqlstate         text,
     reason           text,
     settled_at       timestamptz,
+    rerouted_from    text,
     CHECK ((outcome IS NULL) = (settled_at IS NULL))
 );
 COMMENT ON TABLE pggit.intents IS
@@ -51,7 +52,7 @@ BEGIN
         REVOKE SELECT ON pggit.intents FROM pggit_reader;
         GRANT SELECT (id, session_id, branch, database, command_tag, class, object_type, schema_name, object_names, sql, created_by,
                       application_name, client_addr, client_port, proxy, backend_pid, backend_start, opened_at, outcome, sqlstate,
-                      reason, settled_at) ON pggit.intents TO pggit_reader;
+                      reason, settled_at, rerouted_from) ON pggit.intents TO pggit_reader;
     END IF;
 END
 $$;
@@ -106,7 +107,8 @@ $$;
 
 CREATE FUNCTION pggit.intend(
     id uuid, session_id uuid, branch text, command_tag text, class text, object_type text, schema_name text, object_names text[],
-    sql text, created_by text, application_name text, client_addr inet, client_port integer, proxy text, backend_pid integer
+    sql text, created_by text, application_name text, client_addr inet, client_port integer, proxy text, backend_pid integer,
+    rerouted_from text
 ) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     started timestamptz;
@@ -126,10 +128,12 @@ BEGIN
         earlier := jsonb_build_object('obj', found_object.obj, 'definition', found_object.definition);
     END IF;
     INSERT INTO pggit.intents (id, session_id, branch, database, command_tag, class, object_type, schema_name, object_names, sql,
-                               created_by, application_name, client_addr, client_port, proxy, backend_pid, backend_start, since, before)
+                               created_by, application_name, client_addr, client_port, proxy, backend_pid, backend_start, since, before,
+                               rerouted_from)
     SELECT intend.id, intend.session_id, intend.branch, d.oid, intend.command_tag, intend.class, intend.object_type, intend.schema_name,
            intend.object_names, pggit.without_secrets(intend.sql), intend.created_by, intend.application_name, intend.client_addr,
-           intend.client_port, intend.proxy, intend.backend_pid, started, pg_snapshot_xmax(pg_current_snapshot()), earlier
+           intend.client_port, intend.proxy, intend.backend_pid, started, pg_snapshot_xmax(pg_current_snapshot()), earlier,
+           intend.rerouted_from
       FROM pg_database d WHERE d.datname = current_database();
 END
 $$;
@@ -153,10 +157,11 @@ CREATE FUNCTION pggit.record_intended(
 ) RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace,
                                new_definition, sql_executed, captured_by, via_proxy, session_id, statement_id, branch, created_by,
-                               role_name, application_name, client_addr, client_port, backend_pid, message, ordinal)
+                               role_name, application_name, client_addr, client_port, backend_pid, message, ordinal,
+                               rerouted_from)
     VALUES (action, i.command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace, definition,
             i.sql, 'intent', true, i.session_id, i.id, i.branch, i.created_by, i.created_by, i.application_name, i.client_addr,
-            i.client_port, i.backend_pid, pggit.message_of(i.sql), ordinal)
+            i.client_port, i.backend_pid, pggit.message_of(i.sql), ordinal, i.rerouted_from)
 $$;
 
 -- Databases, tablespaces, subscriptions: what is there now, against what was there before. `changed` where that differs,
@@ -491,7 +496,7 @@ DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
         REVOKE ALL ON FUNCTION pggit.system_settings(), pggit.look_up(text, text, oid),
-            pggit.intend(uuid, uuid, text, text, text, text, text, text[], text, text, text, inet, integer, text, integer),
+            pggit.intend(uuid, uuid, text, text, text, text, text, text[], text, text, text, inet, integer, text, integer, text),
             pggit.record_intended(pggit.intents, text, text, text, text, text, oid, oid, oid, text, integer),
             pggit.settle_object(pggit.intents, text), pggit.settle_settings(pggit.intents), pggit.settle_relations(pggit.intents, text),
             pggit.settle_intent(uuid, text, text, text), pggit.remember_prepared(text, text, uuid, uuid[]),

@@ -343,8 +343,8 @@ fn one_that_is_killed_has_done_each_step_or_not() {
         locked("lock table pggit.statements in access share mode", &["down", "--to", "5"]);
         migrate_ok(&["up"], &url);
         locked("lock table pggit.history in access share mode", &["down", "--to", "0"]);
-        migrate_ok(&["up", "--to", "4"], &url);
-        locked("lock table pggit.history in access share mode", &["up"]);
+        migrate_ok(&["up", "--to", "8"], &url);
+        locked("lock table pggit.branches in access share mode", &["up"]);
         assert_nothing_lost(&before, &rows(server, &database), "after kills");
     }
 }

@@ -486,7 +486,10 @@ mod tests {
     #[test]
     fn names_are_found_wherever_they_stand() {
         let text = r#"nextval('public.t_id_seq'::regclass), "odd.s"."t ""u""".c, f(x), a.b.c, é.ü"#;
-        assert_eq!(qualified_names(text), ["public.t_id_seq", r#""odd.s"."t ""u""""#, r#""t ""u""".c"#, "a.b", "b.c", "é.ü"]);
+        assert_eq!(
+            qualified_names(text),
+            ["public.t_id_seq", r#""odd.s"."t ""u""""#, r#""t ""u""".c"#, "a.b", "b.c", "é.ü"]
+        );
     }
 
     #[test]

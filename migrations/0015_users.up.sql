@@ -500,7 +500,7 @@ COMMENT ON FUNCTION pggit.create_branch(text, text) IS
     'Makes a branch, for members of pggit_brancher, through the proxy: it is served when this returns';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
--- But for what everybody may ask (0015).
+-- But for what everybody may ask.
 GRANT EXECUTE ON FUNCTION pggit.current_branch(), pggit.default_branch(), pggit.checkout(text) TO PUBLIC;
 DO $$
 BEGIN
