@@ -113,4 +113,4 @@ END
 $$;
 COMMENT ON FUNCTION pggit.checkout(text) IS 'Moves the session to another branch, through the proxy';
 
-REVOKE ALL ON FUNCTION pggit.version(), pggit.capture_triggers(), pggit.status(), pggit.health_check() FROM PUBLIC;
+REVOKE ALL ON FUNCTION pggit.version(), pggit.capture_triggers(), pggit.status(), pggit.health_check(), pggit.checkout(text) FROM PUBLIC;

@@ -1,5 +1,6 @@
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
+REVOKE EXECUTE ON FUNCTION pggit.current_branch(), pggit.default_branch(), pggit.checkout(text) FROM PUBLIC;
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
