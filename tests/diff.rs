@@ -41,7 +41,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
         "trigger",
         "definition",
     ),
-    ("alter table t disable trigger g", "table", "definition"),
+    ("alter table t disable trigger g", "trigger", "definition"),
     ("alter table t enable row level security", "table", "definition"),
     ("create policy p on t for select using (a > 5)", "policy", "definition"),
     ("create rule r as on insert to v do instead nothing", "rule", "definition"),
