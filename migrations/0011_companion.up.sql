@@ -230,6 +230,8 @@ BEGIN
     UNION ALL
     SELECT 'pg_rewrite'::regclass, g.oid FROM pg_rewrite g WHERE g.ev_class = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
     UNION ALL
+    SELECT 'pg_statistic_ext'::regclass, e.oid FROM pg_statistic_ext e WHERE e.stxrelid = ANY (rels) AND pggit.is_ours(e.xmin, e.cmin, top, top_age, since)
+    UNION ALL
     SELECT 'pg_proc'::regclass, p.oid FROM pg_proc p WHERE p.proname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since)
     UNION ALL
     SELECT 'pg_namespace'::regclass, p.oid FROM pg_namespace p WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since);

@@ -380,7 +380,8 @@ async fn branches_are_declared_to_the_table_and_read_from_it() {
         origin: Origin::Table,
     };
     assert_eq!(row, expected);
-    assert!(matches!(history.wait_recording("feature/x", PATIENCE).await, Recording::Ready(_)));
+    // Rows are there a moment before their branches are looked after.
+    until("it is recorded", PATIENCE, || matches!(history.recording("feature/x"), Recording::Ready(_))).await;
     server.psql(&database, "update pggit.branches set status = 'dropped' where name = 'feature/x'");
     until("it is gone", Duration::from_secs(2), || history.branch_rows().len() == 1).await;
     assert_eq!(history.recording("feature/x"), Recording::Broken);
