@@ -335,7 +335,7 @@ async fn a_freeze_reaches_other_proxies_and_outlives_this_one() {
     assert!(seen.load(Ordering::SeqCst) > before);
     assert!(!one.freeze("main", "somebody else").await.unwrap());
     // Sooner than the next reading without a notification.
-    until("the other one knows", Duration::from_secs(2), || two.freezes().len() == 1).await;
+    until("the other one knows", PATIENCE, || two.freezes().len() == 1).await;
     assert_eq!(two.freezes()[0].by, "ops");
 
     drop(one);
@@ -344,7 +344,7 @@ async fn a_freeze_reaches_other_proxies_and_outlives_this_one() {
     assert!(three.thaw("main", "boss").await.unwrap());
     assert!(!three.thaw("main", "boss").await.unwrap());
     assert!(three.freezes().is_empty());
-    until("the other one knows", Duration::from_secs(2), || two.freezes().is_empty()).await;
+    until("the other one knows", PATIENCE, || two.freezes().is_empty()).await;
     assert!(two.freeze("main", "ops").await.unwrap());
     let kept = server.psql(&database, "select frozen_by, lifted_by from pggit.freezes order by frozen_at");
     assert_eq!(kept, "ops|boss\nops|");
@@ -370,7 +370,7 @@ async fn branches_are_declared_to_the_table_and_read_from_it() {
         &database,
         &format!("insert into pggit.branches (name, parent, database) values ('feature/x', 'main', '{other}')"),
     );
-    until("the row is read", Duration::from_secs(2), || history.branch_rows().len() == 2).await;
+    until("the row is read", PATIENCE, || history.branch_rows().len() == 2).await;
     let row = history.branch_rows().into_iter().find(|row| row.name == "feature/x").unwrap();
     let expected = Branch {
         name: "feature/x".into(),
@@ -383,7 +383,7 @@ async fn branches_are_declared_to_the_table_and_read_from_it() {
     // Rows are there a moment before their branches are looked after.
     until("it is recorded", PATIENCE, || matches!(history.recording("feature/x"), Recording::Ready(_))).await;
     server.psql(&database, "update pggit.branches set status = 'dropped' where name = 'feature/x'");
-    until("it is gone", Duration::from_secs(2), || history.branch_rows().len() == 1).await;
+    until("it is gone", PATIENCE, || history.branch_rows().len() == 1).await;
     assert_eq!(history.recording("feature/x"), Recording::Broken);
 }
 
