@@ -434,7 +434,7 @@ fn each_kind_is_settled_by_looking() {
         let settled = |tag: &str, kind: &str, name: &str, work: &dyn Fn()| {
             r.sql(&format!(
                 "select pggit.intend(gen_random_uuid(), gen_random_uuid(), 'main', '{tag}', 'ddl', '{kind}', null, array['{name}'], \
-                 '{tag} {name} password=sesame', 'postgres', 'x', null, 0, 'p', pg_backend_pid())"
+                 '{tag} {name} password=sesame', 'postgres', 'x', null, 0, 'p', pg_backend_pid(), null)"
             ));
             work();
             // The process that wrote it may take a moment to be gone.
