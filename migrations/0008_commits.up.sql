@@ -233,17 +233,21 @@ BEGIN
     END LOOP;
 
     -- An index that ALTER TABLE made anew has another oid; and another identity than it was known by, if its schema was renamed before.
+    -- Only then, for no index leads to the names.
+    WITH made AS MATERIALIZED (
+        SELECT n.classid, n.objid, n.namespace, n.object_name, n.object_identity, n.created_at, n.ordinal FROM pggit.changes n
+         WHERE n.commit_id = ANY (commits) AND n.affected AND n.command_tag = 'ALTER TABLE' AND n.object_type IN ('index', 'statistics object')
+           AND EXISTS (SELECT FROM pggit.changes s WHERE s.objid = n.namespace AND s.classid = 'pg_namespace'::regclass AND s.object_name <> n.schema_name)
+           AND NOT EXISTS (SELECT FROM pggit.changes o WHERE o.objid = n.objid AND o.classid = n.classid
+                              AND (o.created_at, o.ordinal) < (n.created_at, n.ordinal))
+    )
     INSERT INTO pggit.origins (classid, objid, was)
     SELECT DISTINCT n.classid, n.objid, k.objid
-      FROM pggit.changes n
+      FROM made n
       JOIN pggit.changes k ON k.classid = n.classid AND k.objid <> n.objid AND k.objsubid = 0 AND k.aspect = ''
            AND k.namespace = n.namespace AND k.object_name = n.object_name AND k.object_identity <> n.object_identity
            AND (k.created_at, k.ordinal) < (n.created_at, n.ordinal)
-     WHERE n.commit_id = ANY (commits) AND n.affected AND n.command_tag = 'ALTER TABLE' AND n.object_type IN ('index', 'statistics object')
-       AND EXISTS (SELECT FROM pggit.changes s WHERE s.objid = n.namespace AND s.classid = 'pg_namespace'::regclass AND s.object_name <> n.schema_name)
-       AND NOT EXISTS (SELECT FROM pggit.changes o WHERE o.objid = n.objid AND o.classid = n.classid
-                          AND (o.created_at, o.ordinal) < (n.created_at, n.ordinal))
-       AND NOT EXISTS (SELECT FROM pggit.changes g WHERE g.objid = k.objid AND g.classid = k.classid AND g.action = 'DROP'
+     WHERE NOT EXISTS (SELECT FROM pggit.changes g WHERE g.objid = k.objid AND g.classid = k.classid AND g.action = 'DROP'
                           AND g.objsubid = 0 AND g.aspect = '')
        AND (pg_identify_object(k.classid, k.objid, 0)).identity IS NULL
     ON CONFLICT DO NOTHING;
