@@ -10,7 +10,7 @@ DROP FUNCTION pggit.seal(integer);
 DROP FUNCTION pggit.put_right(uuid[]);
 DROP FUNCTION pggit.tool_messages(uuid[], xid8[]);
 DROP FUNCTION pggit.unsealed(integer);
-DROP FUNCTION pggit.describe_commit(uuid);
+DROP FUNCTION pggit.describe_commits(uuid[]);
 DROP FUNCTION pggit.seal_hash(pggit.seals);
 DROP FUNCTION pggit.row_hash(pggit.changes);
 DROP FUNCTION pggit.place();

@@ -77,27 +77,31 @@ $$;
 -- What a commit is
 ---------------------------------------------------------------------------------------------------------------------------
 
--- One commit as its rows tell it. Several messages are told one after the other, each once.
-CREATE FUNCTION pggit.describe_commit(id uuid)
-RETURNS TABLE (branch text, author text, message text, created_at timestamptz, application_name text, xid xid8, changes bigint)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+-- Commits as their rows tell them. Several messages are told one after the other, each once.
+--
+-- The settings are for speed, here and where commits are sealed: everything is found by the ids of a few hundred commits.
+CREATE FUNCTION pggit.describe_commits(ids uuid[])
+RETURNS TABLE (commit_id uuid, branch text, author text, message text, created_at timestamptz, application_name text, xid xid8, changes bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     RETURN QUERY
-    SELECT (array_agg(c.branch ORDER BY c.created_at, c.ordinal, c.id))[1],
+    SELECT c.commit_id,
+           (array_agg(c.branch ORDER BY c.created_at, c.ordinal, c.id))[1],
            (array_agg(c.created_by ORDER BY c.created_at, c.ordinal, c.id))[1],
-           coalesce((SELECT string_agg(m.message, E'\n' ORDER BY m.at, m.ordinal) FROM (
+           CASE WHEN bool_or(c.message IS NOT NULL) THEN (
+                    SELECT string_agg(m.message, E'\n' ORDER BY m.at, m.ordinal) FROM (
                         SELECT DISTINCT ON (d.message) d.message, d.created_at AS at, d.ordinal FROM pggit.changes d
-                         WHERE d.commit_id = describe_commit.id AND d.message IS NOT NULL
-                         ORDER BY d.message, d.created_at, d.ordinal) m),
-                    CASE WHEN bool_and(c.action = 'BASELINE') THEN 'what was there before' END),
+                         WHERE d.commit_id = c.commit_id AND d.message IS NOT NULL
+                         ORDER BY d.message, d.created_at, d.ordinal) m)
+                WHEN bool_and(c.action = 'BASELINE') THEN 'what was there before' END,
            max(c.created_at),
            (array_agg(c.application_name ORDER BY c.created_at, c.ordinal, c.id))[1],
            max(c.xid),
            -- Only pggit.history knows which of the affected objects did change.
-           CASE WHEN bool_or(c.affected) THEN (SELECT count(*) FROM pggit.history h WHERE h.commit_id = describe_commit.id)
+           CASE WHEN bool_or(c.affected) THEN (SELECT count(*) FROM pggit.history h WHERE h.commit_id = c.commit_id)
                 ELSE count(*) END
-      FROM pggit.changes c WHERE c.commit_id = describe_commit.id
-    HAVING count(*) > 0;
+      FROM pggit.changes c WHERE c.commit_id = ANY (ids)
+     GROUP BY c.commit_id;
 END
 $$;
 
@@ -257,17 +261,19 @@ $$;
 -- Seals the oldest commits that are not sealed yet; says how many it was, or NULL if another session is at it. Call it again
 -- until it says 0. Reads, and writes nothing, where there is nothing new.
 CREATE FUNCTION pggit.seal(max_commits integer DEFAULT 200) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET jit = off AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC' SET DateStyle = 'ISO'
+SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     now_seen pg_snapshot;
     ids uuid[];
     xids xid8[];
     messages jsonb;
-    one uuid;
+    one record;
     s pggit.seals;
     state pggit.seal_state;
     n integer := 0;
     most integer := greatest(coalesce(max_commits, 200), 1);
+    is_all boolean;
 BEGIN
     -- Every statement below must see what the session that had the lock before has written.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -280,6 +286,8 @@ BEGIN
     SELECT pg_current_snapshot() INTO now_seen;
     SELECT array_agg(u.commit_id ORDER BY u.at, u.xid, u.commit_id), array_agg(u.xid ORDER BY u.at, u.xid, u.commit_id)
       INTO ids, xids FROM pggit.unsealed(most + 1) u;
+    is_all := coalesce(cardinality(ids), 0) <= most;
+    ids := ids[:most];
     SELECT * INTO state FROM pggit.seal_state;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'pggit.seal_state has lost its row' USING ERRCODE = 'data_corrupted',
@@ -287,21 +295,34 @@ BEGIN
     END IF;
 
     IF ids IS NOT NULL THEN
-        PERFORM pggit.put_right(ids[:most]);
+        PERFORM pggit.put_right(ids);
         SELECT jsonb_object_agg(m.commit_id, m.message) INTO messages FROM (
             SELECT t.commit_id, string_agg(t.message, ', ') AS message FROM pggit.tool_messages(ids, xids) t GROUP BY 1) m;
-        FOREACH one IN ARRAY ids[:most] LOOP
-            SELECT d.branch, d.author, d.message, d.created_at, d.application_name, d.xid, d.changes
-              INTO STRICT s.branch, s.author, s.message, s.created_at, s.application_name, s.xid, s.changes
-              FROM pggit.describe_commit(one) d;
-            SELECT array_agg(c.id ORDER BY c.id), array_agg(pggit.row_hash(c) ORDER BY c.id) INTO s.row_ids, s.row_hashes
-              FROM pggit.changes c WHERE c.commit_id = one;
-            -- The first commit of a branch follows what its database had before.
-            s.parent := coalesce((SELECT p.commit_id FROM pggit.seals p WHERE p.branch = s.branch ORDER BY p.seq DESC LIMIT 1),
-                                 (SELECT p.commit_id FROM pggit.seals p ORDER BY p.seq DESC LIMIT 1));
-            s.message := coalesce(s.message, messages ->> one::text);
-            s.commit_id := one;
+        FOR one IN
+            SELECT d.*, h.row_ids, h.row_hashes,
+                   -- The first commit of a branch follows what its database had before.
+                   coalesce(lag(d.commit_id) OVER (PARTITION BY d.branch ORDER BY o.n),
+                            (SELECT p.commit_id FROM pggit.seals p WHERE p.branch = d.branch ORDER BY p.seq DESC LIMIT 1),
+                            lag(d.commit_id) OVER (ORDER BY o.n),
+                            (SELECT p.commit_id FROM pggit.seals p ORDER BY p.seq DESC LIMIT 1)) AS parent
+              FROM unnest(ids) WITH ORDINALITY AS o(id, n)
+              JOIN pggit.describe_commits(ids) d ON d.commit_id = o.id
+              JOIN (SELECT c.commit_id, array_agg(c.id ORDER BY c.id) AS row_ids, array_agg(pggit.row_hash(c) ORDER BY c.id) AS row_hashes
+                      FROM pggit.changes c WHERE c.commit_id = ANY (ids) GROUP BY c.commit_id) h ON h.commit_id = o.id
+             ORDER BY o.n
+        LOOP
             s.seq := state.head_seq + 1;
+            s.commit_id := one.commit_id;
+            s.branch := one.branch;
+            s.parent := one.parent;
+            s.author := one.author;
+            s.message := coalesce(one.message, messages ->> one.commit_id::text);
+            s.created_at := one.created_at;
+            s.application_name := one.application_name;
+            s.xid := one.xid;
+            s.changes := one.changes;
+            s.row_ids := one.row_ids;
+            s.row_hashes := one.row_hashes;
             s.sealed_at := clock_timestamp();
             s.previous := state.head_hash;
             s.hash := pggit.seal_hash(s);
@@ -313,8 +334,7 @@ BEGIN
     END IF;
 
     -- While commits remain, the next call looks for them as this one did.
-    IF coalesce(cardinality(ids), 0) <= most
-       AND (n > 0 OR state.place IS DISTINCT FROM pggit.place()) THEN
+    IF is_all AND (n > 0 OR state.place IS DISTINCT FROM pggit.place()) THEN
         state.seen := now_seen;
         state.place := pggit.place();
     ELSIF n = 0 THEN
@@ -437,7 +457,7 @@ UNION ALL
 SELECT u.commit_id, d.branch, NULL, d.author, d.message, d.created_at, d.application_name, d.xid, d.changes, NULL, NULL, NULL
   FROM (SELECT DISTINCT c.commit_id FROM pggit.changes c
          WHERE NOT EXISTS (SELECT FROM pggit.seals s WHERE s.commit_id = c.commit_id)) u
- CROSS JOIN LATERAL pggit.describe_commit(u.commit_id) d;
+ CROSS JOIN LATERAL pggit.describe_commits(ARRAY[u.commit_id]) d;
 COMMENT ON VIEW pggit.commits IS
     'The transactions that changed something. parent, seq, sealed_at and hash are there once a commit is sealed, some seconds later.';
 
