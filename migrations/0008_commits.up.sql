@@ -39,10 +39,12 @@ CREATE TABLE pggit.seal_state (
     seen      pg_snapshot,
     place     text,
     head_seq  bigint NOT NULL DEFAULT 0,
-    head_hash bytea NOT NULL DEFAULT ''
+    head_hash bytea NOT NULL DEFAULT '',
+    edits     bigint NOT NULL DEFAULT 0
 );
 INSERT INTO pggit.seal_state DEFAULT VALUES;
 COMMENT ON TABLE pggit.seal_state IS 'The end of the chain of pggit.seals, and which transactions were looked at when it grew last.';
+COMMENT ON COLUMN pggit.seal_state.edits IS 'How many rows of pggit.changes were ever put right before they were sealed: the probe is alarmed by other edits only';
 
 -- The cluster, and which table it is there: a dump may be restored into a copy of the cluster that it came from. A database
 -- made from a template keeps its tables' oids, and its transaction numbers are good there.
@@ -198,14 +200,16 @@ $$;
 -- A transaction that sees the catalogs as they were at its start (REPEATABLE READ, SERIALIZABLE) may have told an older name or
 -- definition of an object that somebody else had changed meanwhile. Now that it is over, the object says how it is; unless it was
 -- changed again since: then a definition that was too old is taken away. Whatever was committed before the object was described
--- has its row by the time we look for a newer one. And what was made anew goes on where it was.
-CREATE FUNCTION pggit.put_right(commits uuid[]) RETURNS void
+-- has its row by the time we look for a newer one. And what was made anew goes on where it was. Says how many rows it edited.
+CREATE FUNCTION pggit.put_right(commits uuid[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off AS $$
 DECLARE
     c record;
     d record;
     who record;
+    done bigint;
+    edits bigint := 0;
 BEGIN
     FOR c IN
         SELECT h.id, h.classid, h.objid, h.created_at, h.ordinal, h.object_name, h.xmin AS written,
@@ -231,8 +235,11 @@ BEGIN
                    object_name = who.name, schema_name = coalesce(who.nspname, h.schema_name),
                    namespace = coalesce(who.namespace, h.namespace), written = c.written
              WHERE h.id = c.id AND who.identity IS NOT NULL;
+            GET DIAGNOSTICS done = ROW_COUNT;
+            edits := edits + done;
         ELSIF c.same THEN
             UPDATE pggit.changes h SET new_definition = NULL, shape = NULL, written = c.written WHERE h.id = c.id;
+            edits := edits + 1;
         END IF;
     END LOOP;
 
@@ -255,6 +262,7 @@ BEGIN
                           AND g.objsubid = 0 AND g.aspect = '')
        AND (pg_identify_object(k.classid, k.objid, 0)).identity IS NULL
     ON CONFLICT DO NOTHING;
+    RETURN edits;
 END
 $$;
 
@@ -295,7 +303,7 @@ BEGIN
     END IF;
 
     IF ids IS NOT NULL THEN
-        PERFORM pggit.put_right(ids);
+        state.edits := state.edits + pggit.put_right(ids);
         SELECT jsonb_object_agg(m.commit_id, m.message) INTO messages FROM (
             SELECT t.commit_id, string_agg(t.message, ', ') AS message FROM pggit.tool_messages(ids, xids) t GROUP BY 1) m;
         FOR one IN
@@ -340,7 +348,8 @@ BEGIN
     ELSIF n = 0 THEN
         RETURN 0;
     END IF;
-    UPDATE pggit.seal_state SET seen = state.seen, place = state.place, head_seq = state.head_seq, head_hash = state.head_hash;
+    UPDATE pggit.seal_state SET seen = state.seen, place = state.place, head_seq = state.head_seq, head_hash = state.head_hash,
+           edits = state.edits;
     RETURN n;
 END
 $$;

@@ -26,6 +26,8 @@ CREATE TABLE pggit.probe_state (
     -- pggit.probe_due()'s counters as they were before the last look; NULL: not all was looked at.
     catalog_writes  bigint,
     history_edits   bigint,
+    -- Of those, how many were the sealing's own (pggit.seal_state.edits). The server counts an edit a moment after it is seen.
+    own_edits       bigint NOT NULL DEFAULT 0,
     -- Where the facts were taken: a copied or restored database has other oids, another version writes its catalogs differently.
     place           text NOT NULL,
     looked_at       timestamptz NOT NULL
@@ -490,6 +492,8 @@ CREATE FUNCTION pggit.probe(catalog_writes bigint DEFAULT NULL, history_edits bi
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     trusting boolean;
+    news bigint;
+    own bigint := coalesce((SELECT s.edits FROM pggit.seal_state s), 0);
     found record;
     sure record;
 BEGIN
@@ -509,7 +513,8 @@ BEGIN
         RETURN;
     END IF;
     -- After history rows were changed or deleted, being explained once is no explanation.
-    SELECT coalesce(s.history_edits = probe.history_edits, true) INTO trusting FROM pggit.probe_state s;
+    SELECT probe.history_edits - s.history_edits, coalesce(probe.history_edits - s.history_edits BETWEEN 0 AND own - s.own_edits, true)
+      INTO news, trusting FROM pggit.probe_state s;
 
     SELECT array_agg(f.action) FILTER (WHERE f.action IS NOT NULL) AS actions,
            array_agg(f.class) FILTER (WHERE f.action IS NOT NULL) AS classes,
@@ -562,7 +567,9 @@ BEGIN
     UPDATE pggit.probe_state s SET looked_at = clock_timestamp(),
            catalog_writes = CASE WHEN NOT found.more THEN probe.catalog_writes END,
            -- Not trusted again before there is nothing left to record.
-           history_edits = CASE WHEN trusting OR suspected = 0 AND NOT found.more THEN probe.history_edits ELSE s.history_edits END;
+           history_edits = CASE WHEN trusting OR suspected = 0 AND NOT found.more THEN probe.history_edits ELSE s.history_edits END,
+           own_edits = CASE WHEN s.history_edits IS NULL THEN own WHEN trusting THEN s.own_edits + coalesce(news, 0)
+                            WHEN suspected = 0 AND NOT found.more THEN own ELSE s.own_edits END;
 END
 $$;
 

@@ -132,6 +132,34 @@ fn what_is_no_change_raises_no_alarm() {
     }
 }
 
+/// Sealing puts rows right of transactions that saw the catalogs as they were at their start. That is no edit that shakes what the
+/// probe has been told; somebody else's is.
+#[test]
+fn rows_that_are_put_right_are_no_news() {
+    for version in versions() {
+        let db = database(version);
+        db.run("create role probe_wary; alter default privileges for role probe_wary revoke usage on types from probe_wary");
+        db.run("create schema b; create table b.t (x int)");
+        assert_eq!(db.found(), [""; 0]);
+        let (mut early, mut other) = (db.client(), db.client());
+        for round in 0..2 {
+            early.rows("begin isolation level repeatable read; select count(*) from pg_class");
+            other.rows(&format!("alter table b.t add y{round} int"));
+            early.rows(&format!("alter table b.t add z{round} int; commit"));
+            db.run("select pggit.seal()");
+            assert_eq!(db.run("select edits from pggit.seal_state"), (round + 1).to_string());
+            assert_eq!(db.found(), [""; 0], "{version:?}, round {round}");
+        }
+        db.run("update pggit.changes set message = 'forged' where object_identity = 'b.t'");
+        let noticed = || db.run("select (pggit.probe_due()).history_edits > history_edits + edits - own_edits from pggit.probe_state, pggit.seal_state");
+        assert!(eventually(PATIENCE, || noticed() == "t"), "{}", noticed());
+        // No row names it, and so none can be trusted to tell of it.
+        assert_eq!(db.found(), ["CREATE default acl for role probe_wary on types"], "{version:?}");
+        drop((early, other));
+        db.run("drop owned by probe_wary; drop role probe_wary");
+    }
+}
+
 /// What follows its table or its schema without a row of its own: another owner, another name, another oid.
 #[test]
 fn what_is_made_anew_or_reworded_is_the_same_object() {
