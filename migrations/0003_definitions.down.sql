@@ -3,6 +3,7 @@ SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 DROP FUNCTION pggit.definition(oid, oid, integer);
 DROP FUNCTION pggit.describe(oid, oid);
 DROP FUNCTION pggit.describe_other(regclass, oid);
+DROP FUNCTION pggit.describe_subscription(oid);
 DROP FUNCTION pggit.firing(text, name, oid, "char");
 DROP FUNCTION pggit.describe_function(oid);
 DROP FUNCTION pggit.describe_type(oid);

@@ -321,6 +321,32 @@ CREATE FUNCTION pggit.firing(kind text, name name, rel oid, state "char") RETURN
 RETURN CASE WHEN state <> 'O' THEN format(E'\nALTER TABLE %s %s %s %I;', rel::regclass,
             CASE state WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, kind, name) END;
 
+-- What there is to set differs from version to version. Never the connection string: it holds passwords.
+CREATE FUNCTION pggit.describe_subscription(obj oid) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    u jsonb;
+BEGIN
+    EXECUTE format('SELECT to_jsonb(s) FROM (SELECT %s FROM pg_subscription WHERE oid = $1) s',
+                   (SELECT string_agg(a.attname, ', ') FROM pg_attribute a
+                     WHERE a.attrelid = 'pg_subscription'::regclass AND a.attnum > 0 AND a.attname <> 'subconninfo'
+                       AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')))
+       INTO u USING obj;
+    RETURN format(E'CREATE SUBSCRIPTION %I CONNECTION ''...'' PUBLICATION %s WITH (%s);\n-- Owner: %s', u ->> 'subname',
+                  (SELECT string_agg(quote_ident(p), ', ' ORDER BY n) FROM jsonb_array_elements_text(u -> 'subpublications') WITH ORDINALITY x(p, n)),
+                  concat_ws(', ', 'enabled = ' || (u ->> 'subenabled'), 'slot_name = ' || coalesce(quote_literal(u ->> 'subslotname'), 'NONE'),
+                            'binary = ' || nullif(u ->> 'subbinary', 'false'),
+                            'streaming = ' || CASE u ->> 'substream' WHEN 'p' THEN 'parallel' WHEN 't' THEN 'on' WHEN 'true' THEN 'on' ELSE 'off' END,
+                            -- Enabled, or going to be.
+                            CASE WHEN u ->> 'subtwophasestate' <> 'd' THEN 'two_phase = on' END,
+                            'disable_on_error = ' || nullif(u ->> 'subdisableonerr', 'false'),
+                            'synchronous_commit = ' || nullif(u ->> 'subsynccommit', 'off'),
+                            'origin = ' || nullif(u ->> 'suborigin', 'any'), 'run_as_owner = ' || nullif(u ->> 'subrunasowner', 'false'),
+                            'password_required = ' || nullif(u ->> 'subpasswordrequired', 'true'), 'failover = ' || nullif(u ->> 'subfailover', 'false')),
+                  quote_ident(pg_get_userbyid((u ->> 'subowner')::oid)));
+END
+$$;
+
 -- The kinds of object that are seldom made. One query each; an unknown kind gives NULL.
 CREATE FUNCTION pggit.describe_other(class regclass, obj oid) RETURNS text
 LANGUAGE plpgsql STABLE AS $$
@@ -467,11 +493,7 @@ BEGIN
                      FROM pg_publication_namespace r JOIN pg_namespace s ON s.oid = r.pnnspid WHERE r.pnpubid = obj), '')
           INTO d FROM pg_publication p WHERE p.oid = obj;
     WHEN 'pg_subscription'::regclass THEN
-        -- Never the connection string: it holds passwords.
-        SELECT format('CREATE SUBSCRIPTION %I CONNECTION ''...'' PUBLICATION %s WITH (enabled = %s, slot_name = %s);', u.subname,
-                      (SELECT string_agg(quote_ident(x), ', ')
-                          FROM unnest(u.subpublications) x), u.subenabled, coalesce(quote_literal(u.subslotname), 'NONE'))
-          INTO d FROM pg_subscription u WHERE u.oid = obj;
+        d := pggit.describe_subscription(obj);
     WHEN 'pg_language'::regclass THEN
         SELECT format('CREATE %sLANGUAGE %I', CASE WHEN l.lanpltrusted THEN 'TRUSTED ' ELSE '' END, l.lanname)
                || CASE WHEN l.lanplcallfoid = 0 THEN '' ELSE ' HANDLER ' || l.lanplcallfoid::regproc END

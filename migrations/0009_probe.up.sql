@@ -164,7 +164,7 @@ BEGIN
         SELECT concat_ws(E'\n', (SELECT (to_jsonb(p) - '{oid,proacl}'::text[])::text FROM pg_proc p WHERE p.oid = obj),
                          (SELECT (to_jsonb(a) - 'aggfnoid')::text FROM pg_aggregate a WHERE a.aggfnoid = obj)) INTO facts;
     ELSIF has_table_privilege(class, 'SELECT') THEN
-        EXECUTE format('SELECT (to_jsonb(t) - ''{oid,nspacl,fdwacl,srvacl,lanacl,tgparentid,substwophasestate,subskiplsn}''::text[])::text '
+        EXECUTE format('SELECT (to_jsonb(t) - ''{oid,nspacl,fdwacl,srvacl,lanacl,tgparentid,subtwophasestate,subskiplsn}''::text[])::text '
                        'FROM %s t WHERE t.oid = $1', class::regclass) INTO facts USING obj;
         IF class = 'pg_opfamily'::regclass THEN
             SELECT concat_ws(E'\n', facts,

@@ -546,6 +546,11 @@ BEGIN
     ELSIF kind = 'user mapping' AND act <> 'DROP' THEN
         -- Who wrote a mapping only a superuser may know: all of the server's, of which the view shows those that are new or differ.
         SELECT array_agg('pg_user_mapping'::regclass::oid), array_agg(u.umid) INTO classes, objects FROM pg_user_mappings u WHERE u.srvname = ANY (names);
+    ELSIF kind = 'subscription' AND act <> 'DROP' THEN
+        -- Only a superuser sees who wrote it.
+        SELECT array_agg('pg_subscription'::regclass::oid), array_agg(s.oid) INTO classes, objects
+          FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
+         WHERE s.subname = CASE WHEN act = 'RENAME' THEN pggit.renamed_to(query) ELSE names[1] END;
     ELSIF act = 'DROP' AND names IS NOT NULL THEN
         -- What stays of what might have gone; a table that lost a column, say.
         rels := ARRAY(SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass);
@@ -576,8 +581,9 @@ BEGIN
     WITH made AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    namespace, new_definition, shape, affected, statement_id, sql_executed, message, captured_by, ordinal)
-        SELECT 'ALTER', tag, f.type, f.schema_name, f.name, f.identity, f.class, f.obj, f.namespace, f.definition, f.shape, true, statement,
-               query, pggit.message_of(query), 'inject', done + f.n
+        -- The connection string of a subscription may have changed unseen.
+        SELECT CASE WHEN f.type = 'subscription' THEN act ELSE 'ALTER' END, tag, f.type, f.schema_name, f.name, f.identity, f.class, f.obj, f.namespace,
+               f.definition, f.shape, f.type <> 'subscription', statement, query, pggit.message_of(query), 'inject', done + f.n
           FROM pggit.found(classes, objects) f
         RETURNING cmin
     )
