@@ -322,13 +322,26 @@ BEGIN
          WHERE t.classoid IN ('pg_class'::regclass, 'pg_statistic_ext'::regclass);
     END IF;
 
+    -- DETACH PARTITION takes the partition's copies of triggers, and sql_drop does not tell of them.
+    IF tg_tag = 'ALTER TABLE' AND pggit.detaches() THEN
+        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace, ordinal)
+        SELECT 'DROP', tg_tag, 'trigger', k.schema_name, k.name, k.identity, 'pg_trigger'::regclass, k.obj, k.space,
+               n + coalesce(cardinality(classes), 0) + row_number() OVER (ORDER BY k.obj)
+          FROM jsonb_to_recordset(current_setting('pggit.copies')::jsonb) AS k(obj oid, root oid, name text, identity text, schema_name text, space oid)
+         WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.oid = k.obj) AND EXISTS (SELECT FROM pg_trigger g WHERE g.oid = k.root);
+    END IF;
+
     IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         PERFORM pggit.enter_extension(-1);
     END IF;
 END
 $$;
 
--- Before a command that makes, changes or may drop an extension. Members of extensions, and what hangs on member tables, are
+-- Whether this command may be ALTER TABLE ... DETACH PARTITION. What a function makes up is left to the probe.
+CREATE FUNCTION pggit.detaches() RETURNS boolean LANGUAGE sql VOLATILE
+RETURN pg_catalog.current_query() ~* '\mdetach\M';
+
+-- Before a command that makes, changes or may drop an extension, drops an index or alters a table. Members of extensions, and what hangs on member tables, are
 -- remembered before they are dropped: afterwards nothing tells them from the user's objects that went with them. Forging the
 -- setting is useless: this trigger overwrites it.
 CREATE FUNCTION pggit.before_ddl() RETURNS event_trigger
@@ -336,6 +349,25 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
         PERFORM pggit.enter_extension(1);
+        RETURN;
+    ELSIF tg_tag = 'ALTER TABLE' THEN
+        IF pggit.detaches() THEN
+            PERFORM set_config('pggit.copies', (
+                WITH RECURSIVE copies(obj, root) AS (
+                    SELECT g.oid, g.tgparentid FROM pg_trigger g WHERE g.tgparentid <> 0 AND NOT g.tgisinternal
+                    UNION ALL
+                    SELECT c.obj, g.tgparentid FROM copies c JOIN pg_trigger g ON g.oid = c.root WHERE g.tgparentid <> 0
+                )
+                SELECT coalesce(jsonb_agg(jsonb_build_object('obj', k.obj, 'root', k.root, 'name', g.tgname, 'schema_name', s.nspname, 'space', s.oid,
+                                                             'identity', (pg_identify_object('pg_trigger'::regclass, k.obj, 0)).identity)), '[]')
+                  FROM copies k JOIN pg_trigger r ON r.oid = k.root AND r.tgparentid = 0
+                  JOIN pg_trigger g ON g.oid = k.obj JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace s ON s.oid = c.relnamespace)::text, true);
+        END IF;
+        RETURN;
+    ELSIF tg_tag = 'DROP INDEX' THEN
+        -- Afterwards nothing tells which table was clustered on it, or had its rows told apart by it.
+        PERFORM set_config('pggit.marks', coalesce(string_agg(x.indexrelid || ':' || x.indrelid, ','), ''), true)
+           FROM pg_index x WHERE x.indisclustered OR x.indisreplident;
         RETURN;
     END IF;
     PERFORM set_config('pggit.members', coalesce(string_agg(m.classid || ':' || m.objid, ','), ''), true)
@@ -363,12 +395,21 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan
 DECLARE
     members text := CASE WHEN tg_tag IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
                          THEN current_setting('pggit.members', true) END;
+    marks text := CASE WHEN tg_tag = 'DROP INDEX' THEN current_setting('pggit.marks', true) END;
     migrating boolean := pggit.is_migrating();
     classes oid[];
     objects oid[];
     n integer;
 BEGIN
     PERFORM pggit.begin_recording();
+    IF marks <> '' THEN
+        SELECT array_agg('pg_class'::regclass::oid), array_agg(split_part(m, ':', 2)::oid), max(g.n) INTO classes, objects, n
+          FROM unnest(string_to_array(marks, ',')) m
+          JOIN pg_event_trigger_dropped_objects() WITH ORDINALITY AS g(classid, objid, objsubid, original, normal, is_temporary,
+                   object_type, schema_name, object_name, object_identity, address_names, address_args, n)
+            ON g.classid = 'pg_class'::regclass AND g.objid = split_part(m, ':', 1)::oid AND NOT g.is_temporary;
+        PERFORM pggit.record_affected(classes, objects, tg_tag, n);
+    END IF;
     -- The common case: one function, or one relation with nothing but its own parts, its indexes and its sequences. The
     -- statement after this one gives the same rows, at several times the cost: planned and started with all its branches.
     IF members IS NULL AND NOT migrating AND pggit.extension_depth() = 0
@@ -640,7 +681,7 @@ BEGIN
     REVOKE ALL ON FUNCTION pggit.capture_mode() FROM PUBLIC;
     IF mode = 'trigger' THEN
         CREATE EVENT TRIGGER pggit_before_ddl ON ddl_command_start
-            WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pggit.before_ddl();
+            WHEN TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED', 'DROP INDEX', 'ALTER TABLE') EXECUTE FUNCTION pggit.before_ddl();
         CREATE EVENT TRIGGER pggit_record_ddl ON ddl_command_end EXECUTE FUNCTION pggit.record_ddl();
         CREATE EVENT TRIGGER pggit_record_drop ON sql_drop EXECUTE FUNCTION pggit.record_drop();
         ALTER EVENT TRIGGER pggit_before_ddl ENABLE ALWAYS;

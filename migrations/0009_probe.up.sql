@@ -16,8 +16,8 @@
 -- 3. Two looks at once would record twice: an advisory lock lets one in, and recording deletes the suspicion's row, which only
 --    one of two transactions can do.
 --
--- What counts as a change of an object is its own rows in the catalogs, without what VACUUM, CLUSTER, TRUNCATE, REFRESH, GRANT
--- and the like write there. A text that reads differently because something else was renamed is no change. Such a row is explained
+-- What counts as a change of an object is its own rows in the catalogs, without what VACUUM, TRUNCATE, REFRESH, GRANT and the
+-- like write there. A text that reads differently because something else was renamed is no change. Such a row is explained
 -- if the transaction that wrote it wrote a history row for the same object: both carry the same xmin.
 SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
@@ -69,6 +69,8 @@ CREATE VIEW pggit.probe_rows AS
     UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.adrelid, false, r.xmin FROM pg_catalog.pg_attrdef r
     UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.conrelid, false, r.xmin FROM pg_catalog.pg_constraint r WHERE r.conrelid >= 16384
     UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.indexrelid, false, r.xmin FROM pg_catalog.pg_index r WHERE r.indexrelid >= 16384
+    UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.indrelid, false, r.xmin FROM pg_catalog.pg_index r
+               WHERE r.indrelid >= 16384 AND (r.indisclustered OR r.indisreplident)
     UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.inhrelid, false, r.xmin FROM pg_catalog.pg_inherits r
     UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.partrelid, false, r.xmin FROM pg_catalog.pg_partitioned_table r
     UNION ALL SELECT 'pg_catalog.pg_class'::regclass, r.seqrelid, false, r.xmin FROM pg_catalog.pg_sequence r
@@ -144,6 +146,8 @@ BEGIN
                         x.indimmediate, x.indisvalid, x.indisreplident, x.indkey, x.indcollation, x.indclass, x.indoption, x.indexprs,
                         x.indpred)::text
                FROM pg_index x WHERE x.indexrelid = obj),
+            (SELECT string_agg(row(c.relname, x.indisclustered, x.indisreplident)::text, E'\n' ORDER BY c.relname)
+               FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = obj AND (x.indisclustered OR x.indisreplident)),
             (SELECT string_agg(row(i.inhparent, i.inhseqno)::text, E'\n' ORDER BY i.inhseqno) FROM pg_inherits i WHERE i.inhrelid = obj),
             (SELECT row(p.*)::text FROM pg_partitioned_table p WHERE p.partrelid = obj),
             (SELECT row(q.*)::text FROM pg_sequence q WHERE q.seqrelid = obj),

@@ -462,6 +462,9 @@ BEGIN
                    WHERE d.class = 'pg_attrdef'::regclass AND a.oid = d.obj
                   UNION ALL SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k
                    WHERE d.class = 'pg_constraint'::regclass AND k.oid = d.obj AND k.contypid <> 0
+                  -- It was clustered on the index, or its rows were told apart by it.
+                  UNION ALL SELECT 'pg_class'::regclass, x.indrelid FROM pg_index x
+                   WHERE d.class = 'pg_class'::regclass AND x.indexrelid = d.obj AND (x.indisclustered OR x.indisreplident)
                   UNION ALL SELECT 'pg_publication'::regclass, p.prpubid FROM pg_publication_rel p
                    WHERE d.class = 'pg_publication_rel'::regclass AND p.oid = d.obj
                   UNION ALL SELECT 'pg_opfamily'::regclass, o.opcfamily FROM pg_opclass o
@@ -557,7 +560,7 @@ BEGIN
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
     ELSIF names IS NOT NULL AND act <> 'RENAME'
           AND tag IN ('CREATE VIEW', 'CREATE INDEX', 'CREATE SEQUENCE', 'CREATE FUNCTION', 'ALTER FUNCTION', 'ALTER TABLE', 'ALTER INDEX',
-                      'ALTER VIEW', 'ALTER SEQUENCE') THEN
+                      'ALTER VIEW', 'ALTER SEQUENCE', 'CLUSTER') THEN
         -- And what was near before: a partition that was detached.
         rels := pggit.relations_near(names::name[])
                 || ARRAY(SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass);

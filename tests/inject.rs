@@ -440,6 +440,68 @@ fn what_a_table_gets_from_another_like_it_is_recorded_in_both_modes() {
     }
 }
 
+/// Which index a table is clustered on, or has its rows told apart by, is the table's; it may lose it with the index.
+#[test]
+fn what_a_table_has_an_index_for_changes_with_it() {
+    for version in versions() {
+        for it in [Place::with_triggers(version), Place::without_triggers(version)] {
+            let mut client = it.client();
+            client.rows("create table t (a int not null, b int); create unique index i on t (a); create index j on t (b); create index k on t (b)");
+            client.rows("create temp table passing (a int); create index passing_i on passing (a)");
+            let mut seen = it.news(&mut 0).len();
+            for (sql, news, last) in [
+                ("cluster t using j", "ALTER table public.t", "ALTER TABLE public.t CLUSTER ON j"),
+                ("cluster t using j", "", "ALTER TABLE public.t CLUSTER ON j"),
+                ("cluster t", "", "ALTER TABLE public.t CLUSTER ON j"),
+                ("begin; cluster verbose t using i; rollback", "", "ALTER TABLE public.t CLUSTER ON j"),
+                ("cluster passing using passing_i; drop index passing_i", "", "ALTER TABLE public.t CLUSTER ON j"),
+                ("drop index k", "DROP index public.k", "ALTER TABLE public.t CLUSTER ON j"),
+                ("drop index j", "ALTER table public.t, DROP index public.j", ")"),
+                (
+                    "alter table t replica identity using index i",
+                    "ALTER table public.t",
+                    "ALTER TABLE public.t REPLICA IDENTITY USING INDEX i",
+                ),
+                ("drop index i", "ALTER table public.t, DROP index public.i", ")"),
+            ] {
+                client.rows(sql);
+                let mut told = it.news(&mut seen);
+                told.sort();
+                assert_eq!(told.join(", "), news, "{sql}, {version:?}");
+                let definition = "select new_definition from pggit.history where object_identity = 'public.t' order by created_at desc, ordinal desc limit 1";
+                assert!(it.sql(definition).ends_with(&format!("{last};\n-- Owner: postgres")), "{sql}: {}", it.sql(definition));
+            }
+        }
+    }
+}
+
+/// A partition that is detached loses its copies of the parent's triggers, with all of its own partitions.
+#[test]
+fn what_is_detached_loses_copies_of_triggers() {
+    for version in versions() {
+        for it in [Place::with_triggers(version), Place::without_triggers(version)] {
+            let mut client = it.client();
+            client.rows("create table p (a int) partition by range (a); create table q partition of p for values from (0) to (9) partition by range (a)");
+            client.rows("create table r partition of q for values from (0) to (5); create table other partition of p for values from (9) to (20)");
+            client.rows("create function f() returns trigger language plpgsql as 'begin return null; end'");
+            client.rows("create trigger g after insert on p for each row execute function f(); create trigger own after insert on q for each row execute function f()");
+            let mut seen = it.news(&mut 0).len();
+            client.rows("begin; alter table p detach partition q; rollback");
+            assert_eq!(it.news(&mut seen).join(", "), "");
+            client.rows("alter table p detach partition q");
+            let mut told = it.news(&mut seen);
+            told.retain(|row| row != "ALTER table public.p");
+            told.sort();
+            assert_eq!(told.join(", "), "ALTER table public.q, DROP trigger g on public.q, DROP trigger g on public.r", "{version:?}");
+            client.rows("drop trigger own on q; drop trigger g on p");
+            let mut told = it.news(&mut seen);
+            told.sort();
+            let wanted = "DROP trigger g on public.other, DROP trigger g on public.p, DROP trigger own on public.q, DROP trigger own on public.r";
+            assert_eq!(told.join(", "), wanted, "{version:?}");
+        }
+    }
+}
+
 /// Whether a trigger or rule fires is theirs, not their table's, in both modes.
 #[test]
 fn triggers_and_rules_change_when_they_fire_no_more() {

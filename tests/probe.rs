@@ -115,7 +115,7 @@ fn what_is_no_change_raises_no_alarm() {
             "create temp table tmp (a int primary key, b serial); create temp view tv as select * from tmp; create index on tmp (b); \
              create type pg_temp.pair as (a int); create function pg_temp.h() returns int language sql as 'select 1'",
             "begin; create table gone (a int); alter table t add z int; drop view v; rollback",
-            "analyze; vacuum; vacuum full; cluster t using t_pkey; reindex table t; truncate t, r; refresh materialized view mv; \
+            "analyze; vacuum; vacuum full; cluster; reindex table t; truncate t, r; refresh materialized view mv; \
              refresh materialized view concurrently mv",
             "reindex table concurrently t; reindex (verbose) index r_pkey_none;",
             "grant all on t to public; grant select (x) on t to public; revoke all on t from public; grant usage on schema s to public",
@@ -202,6 +202,8 @@ fn what_nobody_recorded_is_found() {
             (unseen("create table secret (a int primary key)"), vec!["CREATE table public.secret", "CREATE index public.secret_pkey"]),
             (unseen("alter table r add column z int; drop view v"), vec!["DROP view public.v", "ALTER table public.r"]),
             (with_setting.into(), vec!["ALTER table public.secret"]),
+            // The table remembers which index it was.
+            ("cluster secret using secret_pkey".into(), vec!["ALTER table public.secret"]),
             ("update pg_class set relname = 'renamed' where relname = 'secret'".into(), vec!["RENAME table public.renamed"]),
             ("update pg_attribute set attname = 'zz' where attrelid = 'r'::regclass and attname = 'z'".into(), vec!["ALTER table public.r"]),
             ("update pg_proc set prosrc = 'select 2' where proname = 'f'".into(), vec!["ALTER function public.f(public.mood)"]),
