@@ -13,7 +13,7 @@ DROP FUNCTION pggit.before_ddl();
 DROP FUNCTION pggit.record_ddl();
 DROP FUNCTION pggit.begin_recording();
 DROP FUNCTION pggit.is_migrating();
-DROP FUNCTION pggit.detaches();
+DROP FUNCTION pggit.takes_along();
 DROP FUNCTION pggit.is_own(text);
 DROP FUNCTION pggit.enter_extension(integer);
 DROP FUNCTION pggit.extension_depth();

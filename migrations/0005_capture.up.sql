@@ -322,13 +322,16 @@ BEGIN
          WHERE t.classoid IN ('pg_class'::regclass, 'pg_statistic_ext'::regclass);
     END IF;
 
-    -- DETACH PARTITION takes the partition's copies of triggers, and sql_drop does not tell of them.
-    IF tg_tag = 'ALTER TABLE' AND pggit.detaches() THEN
+    -- If what they hang on is gone, too, sql_drop told of both.
+    IF tg_tag = 'ALTER TABLE' AND pggit.takes_along() THEN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace, ordinal)
-        SELECT 'DROP', tg_tag, 'trigger', k.schema_name, k.name, k.identity, 'pg_trigger'::regclass, k.obj, k.space,
+        SELECT 'DROP', tg_tag, k.type, k.schema_name, k.name, k.identity, k.class, k.obj, k.space,
                n + coalesce(cardinality(classes), 0) + row_number() OVER (ORDER BY k.obj)
-          FROM jsonb_to_recordset(current_setting('pggit.copies')::jsonb) AS k(obj oid, root oid, name text, identity text, schema_name text, space oid)
-         WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.oid = k.obj) AND EXISTS (SELECT FROM pg_trigger g WHERE g.oid = k.root);
+          FROM jsonb_to_recordset(current_setting('pggit.along')::jsonb)
+               AS k(class oid, obj oid, type text, name text, identity text, schema_name text, space oid, root oid, part smallint)
+         WHERE (pg_identify_object(k.class, k.obj, 0)).identity IS NULL
+           AND CASE k.type WHEN 'trigger' THEN EXISTS (SELECT FROM pg_trigger g WHERE g.oid = k.root)
+                           ELSE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = k.root AND a.attnum = k.part AND NOT a.attisdropped) END;
     END IF;
 
     IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
@@ -337,9 +340,10 @@ BEGIN
 END
 $$;
 
--- Whether this command may be ALTER TABLE ... DETACH PARTITION. What a function makes up is left to the probe.
-CREATE FUNCTION pggit.detaches() RETURNS boolean LANGUAGE sql VOLATILE
-RETURN pg_catalog.current_query() ~* '\mdetach\M';
+-- Whether this ALTER TABLE may take objects along of which sql_drop does not tell: DETACH PARTITION the partition's copies of triggers,
+-- DROP IDENTITY the sequence. What a function makes up is left to the probe.
+CREATE FUNCTION pggit.takes_along() RETURNS boolean LANGUAGE sql VOLATILE
+RETURN pg_catalog.current_query() ~* '\m(detach|drop\s+identity)\M';
 
 -- Before a command that makes, changes or may drop an extension, drops an index or alters a table. Members of extensions, and what hangs on member tables, are
 -- remembered before they are dropped: afterwards nothing tells them from the user's objects that went with them. Forging the
@@ -351,17 +355,23 @@ BEGIN
         PERFORM pggit.enter_extension(1);
         RETURN;
     ELSIF tg_tag = 'ALTER TABLE' THEN
-        IF pggit.detaches() THEN
-            PERFORM set_config('pggit.copies', (
+        IF pggit.takes_along() THEN
+            PERFORM set_config('pggit.along', (
                 WITH RECURSIVE copies(obj, root) AS (
                     SELECT g.oid, g.tgparentid FROM pg_trigger g WHERE g.tgparentid <> 0 AND NOT g.tgisinternal
                     UNION ALL
                     SELECT c.obj, g.tgparentid FROM copies c JOIN pg_trigger g ON g.oid = c.root WHERE g.tgparentid <> 0
                 )
-                SELECT coalesce(jsonb_agg(jsonb_build_object('obj', k.obj, 'root', k.root, 'name', g.tgname, 'schema_name', s.nspname, 'space', s.oid,
-                                                             'identity', (pg_identify_object('pg_trigger'::regclass, k.obj, 0)).identity)), '[]')
-                  FROM copies k JOIN pg_trigger r ON r.oid = k.root AND r.tgparentid = 0
-                  JOIN pg_trigger g ON g.oid = k.obj JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace s ON s.oid = c.relnamespace)::text, true);
+                SELECT coalesce(jsonb_agg(to_jsonb(x) || jsonb_build_object('identity', (pg_identify_object(x.class, x.obj, 0)).identity)), '[]')
+                  FROM (SELECT 'pg_trigger'::regclass::oid AS class, k.obj, 'trigger' AS type, g.tgname AS name, s.nspname AS schema_name, s.oid AS space,
+                               k.root, 0 AS part
+                          FROM copies k JOIN pg_trigger r ON r.oid = k.root AND r.tgparentid = 0
+                          JOIN pg_trigger g ON g.oid = k.obj JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace s ON s.oid = c.relnamespace
+                        UNION ALL
+                        SELECT 'pg_class'::regclass, d.objid, 'sequence', c.relname, s.nspname, s.oid, d.refobjid, d.refobjsubid
+                          FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace s ON s.oid = c.relnamespace
+                         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype = 'i'
+                           AND c.relpersistence <> 't') x)::text, true);
         END IF;
         RETURN;
     ELSIF tg_tag = 'DROP INDEX' THEN

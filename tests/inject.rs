@@ -469,15 +469,19 @@ fn what_a_table_has_an_index_for_changes_with_it() {
                 told.sort();
                 assert_eq!(told.join(", "), news, "{sql}, {version:?}");
                 let definition = "select new_definition from pggit.history where object_identity = 'public.t' order by created_at desc, ordinal desc limit 1";
-                assert!(it.sql(definition).ends_with(&format!("{last};\n-- Owner: postgres")), "{sql}: {}", it.sql(definition));
+                assert!(
+                    it.sql(definition).ends_with(&format!("{last};\n-- Owner: postgres")),
+                    "{sql}: {}",
+                    it.sql(definition)
+                );
             }
         }
     }
 }
 
-/// A partition that is detached loses its copies of the parent's triggers, with all of its own partitions.
+/// DROP IDENTITY takes the sequence. A partition that is detached loses its copies of the parent's triggers, with all of its own partitions.
 #[test]
-fn what_is_detached_loses_copies_of_triggers() {
+fn what_an_alter_takes_along_unsaid_goes_with_it() {
     for version in versions() {
         for it in [Place::with_triggers(version), Place::without_triggers(version)] {
             let mut client = it.client();
@@ -492,7 +496,23 @@ fn what_is_detached_loses_copies_of_triggers() {
             let mut told = it.news(&mut seen);
             told.retain(|row| row != "ALTER table public.p");
             told.sort();
-            assert_eq!(told.join(", "), "ALTER table public.q, DROP trigger g on public.q, DROP trigger g on public.r", "{version:?}");
+            assert_eq!(
+                told.join(", "),
+                "ALTER table public.q, DROP trigger g on public.q, DROP trigger g on public.r",
+                "{version:?}"
+            );
+            client.rows("create table i (a int generated always as identity, b int generated always as identity, c int generated always as identity)");
+            client.rows("create temp table passing (a int generated always as identity)");
+            it.news(&mut seen);
+            client.rows("alter table i alter a drop identity; alter table i alter b drop identity if exists, drop c; alter table passing alter a drop identity");
+            let mut told = it.news(&mut seen);
+            told.retain(|row| !row.ends_with("public.i") && !row.ends_with("public.i.c"));
+            told.sort();
+            assert_eq!(
+                told.join(", "),
+                "DROP sequence public.i_a_seq, DROP sequence public.i_b_seq, DROP sequence public.i_c_seq",
+                "{version:?}"
+            );
             client.rows("drop trigger own on q; drop trigger g on p");
             let mut told = it.news(&mut seen);
             told.sort();

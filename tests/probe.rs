@@ -151,7 +151,9 @@ fn rows_that_are_put_right_are_no_news() {
             assert_eq!(db.found(), [""; 0], "{version:?}, round {round}");
         }
         db.run("update pggit.changes set message = 'forged' where object_identity = 'b.t'");
-        let noticed = || db.run("select (pggit.probe_due()).history_edits > history_edits + edits - own_edits from pggit.probe_state, pggit.seal_state");
+        let noticed = || {
+            db.run("select (pggit.probe_due()).history_edits > history_edits + edits - own_edits from pggit.probe_state, pggit.seal_state")
+        };
         assert!(eventually(PATIENCE, || noticed() == "t"), "{}", noticed());
         // No row names it, and so none can be trusted to tell of it.
         assert_eq!(db.found(), ["CREATE default acl for role probe_wary on types"], "{version:?}");
