@@ -27,7 +27,7 @@ regress: ## PostgreSQL's whole regression suite, direct and through the proxy; p
 	@scripts/cargo build --bin pggit-proxy
 	@scripts/regress.sh
 
-clients: ## Real clients, each on a branch with its migrations in the history (ONLY="psql,Knex")
+clients: ## Real clients, each on a branch with its migrations in the history, and the same bytes as without the proxy (ONLY="psql,Knex")
 	@scripts/setup.sh clients
 	@scripts/cargo build --bin pggit-proxy
 	@scripts/clients.sh

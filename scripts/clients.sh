@@ -2,7 +2,8 @@
 # Real clients through the proxy (tests/clients/): each on a branch by its connection string, with its migrations in the history. And
 # migration tools on a protected branch and on one whose changes are queued.
 # On each version and in each capture: PGGIT_TEST_VERSIONS="15,18", CAPTURE="trigger inject". ONLY="psql,Knex": just those.
-# And once more on each version over TLS, before a proxy that takes nobody without it: ROADS="plain tls".
+# And once more on each version over TLS, asked for and at once, before a proxy that takes nobody without it: ROADS="plain tls direct".
+# On each road every client also runs before a server without the proxy: what it says and hears must be the same.
 # WRITE=1 writes the table of docs/CLIENTS.md from what ran.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -47,13 +48,50 @@ done
 make_work
 # A certificate for 127.0.0.1 that signed itself: clients that verify it are given it as an authority.
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost \
-    -addext subjectAltName=IP:127.0.0.1,DNS:localhost -keyout "$work/tls.key" -out "$work/tls.crt" 2> "$work/openssl.log" \
+    -addext subjectAltName=IP:127.0.0.1,DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout "$work/tls.key" -out "$work/tls.crt" 2> "$work/openssl.log" \
     || { cat "$work/openssl.log" >&2; fail "no certificate"; }
+# Clients write times as they see them. Passwords are asked for, as anywhere. Both servers store the same secret: its salt is among what clients hear.
+export TZ=UTC PGPASSWORD=secret PGGIT_UPSTREAM_PASSWORD=secret
+secret=
+
+# prepare MAJOR ROAD DATA: what a server is told before it starts.
+prepare() {
+    local major=$1 road=$2 data=$3 bin=/usr/lib/postgresql/$1/bin
+    {
+        # Statistics that it gathers would show in what pg_dump asks.
+        echo "autovacuum = off"
+        [ "$road" = plain ] || echo "ssl = on"
+    } >> "$data/postgresql.conf"
+    echo "local all all trust
+host all all 127.0.0.1/32 scram-sha-256" > "$data/pg_hba.conf"
+    install "$work/tls.crt" "$data/server.crt"
+    install -m 600 "$work/tls.key" "$data/server.key"
+    [ "$(id -u)" -ne 0 ] || chown "$(server_user)" "$data/server.key"
+    # Oids that can be told from other numbers (tests/clients/messages.py). npm's packages do not have the program, and the server's user
+    # may not come to where it lies.
+    [ -x "$bin/pg_resetwal" ] || bin=$PWD/.cache/clients/$major/bin
+    [ -x "$work/pg_resetwal-$major" ] || install "$bin/pg_resetwal" "$work/pg_resetwal-$major"
+    (cd / && as_server_user "$work/pg_resetwal-$major" -o 2146304000 "$data") > "$work/pg_resetwal.log" || fail "no oid was set"
+}
+
+# start_prepared MAJOR NAME ROAD CAPTURE DATABASES...
+start_prepared() {
+    start_server "$1" "$2" prepare "$1" "$3"
+    local own=(psql -X -q -A -t -h "$work/$2" -p "$server_port" -U postgres)
+    "${own[@]}" -c "alter role postgres password '${secret:-$PGPASSWORD}'"
+    secret=$("${own[@]}" -c "select rolpassword from pg_authid where rolname = 'postgres'")
+    local database
+    for database in "${@:5}"; do
+        direct -d postgres -c "create database $database"
+        migrate "$database" "$4"
+    done
+}
+
 passes=()
-for road in ${ROADS:-plain tls}; do
+for road in ${ROADS:-plain tls direct}; do
     for capture in ${CAPTURE:-trigger inject}; do
-        # How a change is recorded and how its client came have nothing to do with each other.
-        [ "$road-$capture" = tls-inject ] || passes+=("$road $capture")
+        # How TLS begins has nothing to do with how a change is recorded.
+        [ "$road-$capture" = direct-inject ] || passes+=("$road $capture")
     done
 done
 failed=0
@@ -62,12 +100,16 @@ debian=$(newest_debian_server)
 for major in $(test_versions); do
     for pass in "${passes[@]}"; do
         read -r road capture <<< "$pass"
+        # Servers know it since 17.
+        [ "$road" != direct ] || [ "$major" -ge 17 ] || continue
         say "PostgreSQL $major, capture = $capture, $road"
         name=$major-$capture-$road
         sslmode=disable
+        negotiation=postgres
         tls=
-        if [ "$road" = tls ]; then
+        if [ "$road" != plain ]; then
             sslmode=require
+            [ "$road" = tls ] || negotiation=direct
             tls="[auth]
 mode = \"scram\"
 [listen.tls]
@@ -75,11 +117,9 @@ mode = \"require\"
 cert = \"$work/tls.crt\"
 key = \"$work/tls.key\""
         fi
-        start_server "$major" "$name"
-        for database in app feature_x feature_tools; do
-            direct -d postgres -c "create database $database"
-            migrate "$database" "$capture"
-        done
+        start_prepared "$major" "$name-direct" "$road" "$capture" app feature_x
+        direct_port=$server_port
+        start_prepared "$major" "$name" "$road" "$capture" app feature_x feature_tools
         start_proxy "$name" app "[branches.\"feature/x\"]
 database = \"feature_x\"
 [branches.\"feature/tools\"]
@@ -88,19 +128,23 @@ $tls"
         # pg_dump of the server's own version; pgbench comes with Debian's server.
         path=$PATH:/usr/lib/postgresql/$debian/bin
         [ ! -d ".cache/clients/$major/bin" ] || path=$PWD/.cache/clients/$major/bin:$path
+        # Clients on Debian's libpq, which does not know TLS at once, run on this version's there.
+        libraries=
+        [ "$road" != direct ] || libraries=$PWD/.cache/clients/$major/lib
         # The table tells of one run: on Debian's own version, with event triggers.
         page=leave
         [ "$major-$capture" != "$debian-trigger" ] || page=${WRITE:+write}
-        if PATH=$path PGSSLMODE=$sslmode NODE_EXTRA_CA_CERTS=$work/tls.crt HOST=127.0.0.1 PORT=$proxy_port SERVER_PORT=$server_port \
-            python3 $here/run.py --work "$drivers" --only "${ONLY:-}" --page "${page:-check}"; then
+        places=(PATH="$path" LD_LIBRARY_PATH="$libraries" HOST=127.0.0.1 PORT="$proxy_port" SERVER_PORT="$server_port" DIRECT_PORT="$direct_port")
+        encrypted=(PGSSLMODE="$sslmode" PGSSLNEGOTIATION="$negotiation" CERTIFICATE="$work/tls.crt" KEY="$work/tls.key" NODE_EXTRA_CA_CERTS="$work/tls.crt")
+        if env "${places[@]}" "${encrypted[@]}" python3 $here/same_itself.py \
+            && env "${places[@]}" "${encrypted[@]}" python3 $here/run.py --work "$drivers" --only "${ONLY:-}" --page "${page:-check}"; then
             passed=$((passed + 1))
         else
             failed=$((failed + 1))
         fi
         [ "$road" = plain ] || continue
         # Last: it makes rules, and leaves tables in main.
-        if PATH=$path PGSSLMODE=disable HOST=127.0.0.1 PORT=$proxy_port CONTROL_PORT=$control_port SERVER_PORT=$server_port \
-            CONFIGURATION=$work/$name.toml python3 $here/tools.py --work "$drivers" --only "${ONLY:-}"; then
+        if env "${places[@]}" PGSSLMODE=disable CONTROL_PORT="$control_port" CONFIGURATION="$work/$name.toml" python3 $here/tools.py --work "$drivers" --only "${ONLY:-}"; then
             passed=$((passed + 1))
         else
             failed=$((failed + 1))

@@ -37,7 +37,7 @@ server_bin() {
     fail "no PostgreSQL $1 here: scripts/setup.sh tests"
 }
 
-# start_server MAJOR NAME: sets server_port.
+# start_server MAJOR NAME [COMMAND...]: sets server_port. The command is run before the start, with the data directory as its last argument.
 start_server() {
     local data=$work/$2/data try bin
     bin=$(server_bin "$1")
@@ -47,6 +47,7 @@ start_server() {
         cd /
         as_server_user env LC_ALL=C "$bin/initdb" -N -U postgres -A trust -E UTF8 --no-locale -D "$data"
     ) > "$work/$2.initdb.log"
+    [ $# -eq 2 ] || "${@:3}" "$data"
     for try in 1 2 3 4 5 6 7 8; do
         server_port=$((20000 + RANDOM % 12000))
         if (
@@ -84,6 +85,8 @@ user = "postgres"
 level = "warn"
 ${3:-}
 END
+    # Made before the program is, so that it can be looked into.
+    : > "$work/$1.out"
     "$PROGRAM" serve --config "$file" > "$work/$1.out" 2> "$work/$1.log" < /dev/null &
     local pid=$! end=$((SECONDS + 30))
     proxies+=("$pid")
@@ -102,7 +105,7 @@ END
 direct() { psql -X -q -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$server_port" -U postgres "$@"; }
 
 # migrate DATABASE [CAPTURE]: installs the pggit schema there.
-migrate() { "$PROGRAM" migrate up --capture "${2:-auto}" --database-url "postgres://postgres@127.0.0.1:$server_port/$1" > "$work/migrate.log" 2>&1 || {
+migrate() { "$PROGRAM" migrate up --capture "${2:-auto}" --database-url "postgres://postgres${PGPASSWORD:+:$PGPASSWORD}@127.0.0.1:$server_port/$1" > "$work/migrate.log" 2>&1 || {
     cat "$work/migrate.log" >&2
     fail "migrate up failed"
 }; }

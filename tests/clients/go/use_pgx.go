@@ -17,8 +17,8 @@ func must(err error) {
 
 func main() {
 	ctx := context.Background()
-	url := fmt.Sprintf("postgres://postgres@%s:%s/app?application_name=pgx&options=-c%%20pggit.branch%%3Dfeature/x",
-		os.Getenv("HOST"), os.Getenv("PORT"))
+	url := fmt.Sprintf("postgres://postgres@%s:%s/%s?application_name=pgx&options=-c%%20pggit.branch%%3Dfeature/x",
+		os.Getenv("HOST"), os.Getenv("PORT"), os.Getenv("REPOSITORY"))
 	connection, err := pgx.Connect(ctx, url)
 	must(err)
 	defer connection.Close(ctx)

@@ -16,8 +16,8 @@ func must(err error) {
 }
 
 func main() {
-	dsn := fmt.Sprintf("host=%s port=%s user=postgres dbname=app/feature/x application_name=pq",
-		os.Getenv("HOST"), os.Getenv("PORT"))
+	dsn := fmt.Sprintf("host=%s port=%s user=postgres dbname=%s application_name=pq",
+		os.Getenv("HOST"), os.Getenv("PORT"), os.Getenv("DATABASE"))
 	database, err := sql.Open("postgres", dsn)
 	must(err)
 	defer database.Close()

@@ -1,12 +1,16 @@
 // pgjdbc: the branch in the JDBC URL; server-side prepared statements from the first use, a batch, one statement described first.
+import java.net.URLEncoder;
+import java.nio.charset.StandardCharsets;
 import java.sql.*;
 import java.util.Properties;
 
 public class UseJdbc {
     public static void main(String[] arguments) throws Exception {
-        String url = "jdbc:postgresql://" + System.getenv("HOST") + ":" + System.getenv("PORT") + "/app%2Ffeature%2Fx";
+        String database = URLEncoder.encode(System.getenv("DATABASE"), StandardCharsets.UTF_8);
+        String url = "jdbc:postgresql://" + System.getenv("HOST") + ":" + System.getenv("PORT") + "/" + database;
         Properties properties = new Properties();
         properties.setProperty("user", "postgres");
+        properties.setProperty("password", System.getenv("PGPASSWORD"));
         properties.setProperty("ApplicationName", "pgjdbc");
         properties.setProperty("prepareThreshold", "1");
         properties.setProperty("sslmode", System.getenv("PGSSLMODE"));

@@ -9,7 +9,7 @@ import { migrate } from "drizzle-orm/postgres-js/migrator";
 import postgres from "postgres";
 import { version } from "./version.mjs";
 
-const { HOST, PORT, PGSSLMODE } = process.env;
+const { HOST, PORT, DATABASE, PGSSLMODE, PGSSLNEGOTIATION } = process.env;
 const folder = mkdtempSync(join(tmpdir(), "drizzle-"));
 mkdirSync(join(folder, "meta"));
 const tags = ["0000_items", "0001_prices"];
@@ -20,8 +20,9 @@ writeFileSync(join(folder, "meta/_journal.json"), JSON.stringify({
 writeFileSync(join(folder, `${tags[0]}.sql`), "create table drizzle_item (id int primary key, name text)");
 writeFileSync(join(folder, `${tags[1]}.sql`), "alter table drizzle_item add column price numeric(10, 2);\n" +
     "--> statement-breakpoint\ncreate index drizzle_item_name on drizzle_item (name);");
-const client = postgres(`postgres://postgres@${HOST}:${PORT}/app%2Ffeature%2Fx`, {
+const client = postgres(`postgres://postgres@${HOST}:${PORT}/${encodeURIComponent(DATABASE)}`, {
     connection: { application_name: "drizzle" }, max: 1, onnotice: () => {}, ssl: PGSSLMODE === "require" && PGSSLMODE,
+    sslnegotiation: PGSSLNEGOTIATION,
 });
 const database = drizzle(client);
 await migrate(database, { migrationsFolder: folder });

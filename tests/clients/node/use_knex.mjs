@@ -2,7 +2,7 @@
 import knex from "knex";
 import { version } from "./version.mjs";
 
-const { HOST, PORT } = process.env;
+const { HOST, PORT, DATABASE } = process.env;
 const migrations = {
     "20260101_items.js": {
         up: (knex) => knex.schema.createTable("knex_item", (table) => { table.increments(); table.text("name"); }),
@@ -18,7 +18,7 @@ const migrations = {
 };
 const database = knex({
     client: "pg",
-    connection: { host: HOST, port: Number(PORT), user: "postgres", database: "app/feature/x", application_name: "knex" },
+    connection: { host: HOST, port: Number(PORT), user: "postgres", database: DATABASE, application_name: "knex" },
 });
 await database.migrate.latest({
     migrationSource: {

@@ -2,9 +2,9 @@
 import pg from "pg";
 import { version } from "./version.mjs";
 
-const { HOST, PORT } = process.env;
+const { HOST, PORT, DATABASE } = process.env;
 const client = new pg.Client({
-    connectionString: `postgres://postgres@${HOST}:${PORT}/app%2Ffeature%2Fx?application_name=node-postgres`,
+    connectionString: `postgres://postgres@${HOST}:${PORT}/${encodeURIComponent(DATABASE)}?application_name=node-postgres`,
 });
 await client.connect();
 await client.query("begin");

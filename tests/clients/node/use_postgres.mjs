@@ -2,9 +2,10 @@
 import postgres from "postgres";
 import { version } from "./version.mjs";
 
-const { HOST, PORT, PGSSLMODE } = process.env;
-const sql = postgres(`postgres://postgres@${HOST}:${PORT}/app%2Ffeature%2Fx`, {
-    connection: { application_name: "postgres.js" }, max: 2, onnotice: () => {}, ssl: PGSSLMODE === "require" && PGSSLMODE,
+const { HOST, PORT, DATABASE, PGSSLMODE, PGSSLNEGOTIATION } = process.env;
+const sql = postgres(`postgres://postgres@${HOST}:${PORT}/${encodeURIComponent(DATABASE)}`, {
+    connection: { application_name: "postgres.js" }, max: 1, onnotice: () => {}, ssl: PGSSLMODE === "require" && PGSSLMODE,
+    sslnegotiation: PGSSLNEGOTIATION,
 });
 await sql.begin(async (sql) => {
     await sql`create table postgres_js_item (id int primary key, name text)`;

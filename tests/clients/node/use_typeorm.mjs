@@ -3,7 +3,7 @@ import "reflect-metadata";
 import { DataSource, EntitySchema } from "typeorm";
 import { version } from "./version.mjs";
 
-const { HOST, PORT } = process.env;
+const { HOST, PORT, DATABASE } = process.env;
 
 class Items1767225600000 {
     name = "Items1767225600000";
@@ -25,7 +25,7 @@ const Item = new EntitySchema({
     columns: { id: { type: Number, primary: true }, name: { type: String }, price: { type: "numeric" } },
 });
 const source = new DataSource({
-    type: "postgres", host: HOST, port: Number(PORT), username: "postgres", database: "app/feature/x", applicationName: "typeorm",
+    type: "postgres", host: HOST, port: Number(PORT), username: "postgres", database: DATABASE, applicationName: "typeorm",
     entities: [Item], migrations: [Items1767225600000, Prices1767225600001],
 });
 await source.initialize();

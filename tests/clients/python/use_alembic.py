@@ -10,7 +10,8 @@ from alembic.config import Config
 ENV = """
 from alembic import context
 import os, sqlalchemy
-url = f"postgresql+psycopg://postgres@{os.environ['HOST']}:{os.environ['PORT']}/app%2Ffeature%2Fx?application_name=alembic"
+from urllib.parse import quote
+url = f"postgresql+psycopg://postgres@{os.environ['HOST']}:{os.environ['PORT']}/{quote(os.environ['DATABASE'], safe='')}?application_name=alembic"
 with sqlalchemy.create_engine(url).connect() as connection:
     context.configure(connection=connection, transaction_per_migration=True)
     with context.begin_transaction():

@@ -6,7 +6,7 @@ import asyncpg
 
 
 async def main():
-    connection = await asyncpg.connect(host=os.environ["HOST"], port=int(os.environ["PORT"]), user="postgres", database="app",
+    connection = await asyncpg.connect(host=os.environ["HOST"], port=int(os.environ["PORT"]), user="postgres", database=os.environ["REPOSITORY"],
                                        server_settings={"application_name": "asyncpg", "pggit.branch": "feature/x"})
     async with connection.transaction():
         await connection.execute("create table asyncpg_item (id int primary key, name text)")

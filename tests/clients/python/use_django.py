@@ -35,7 +35,7 @@ with tempfile.TemporaryDirectory() as folder:
     sys.path.insert(0, folder)
     settings.configure(
         INSTALLED_APPS=["shop"], DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "app/feature/x", "USER": "postgres",
+        DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": os.environ["DATABASE"], "USER": "postgres",
                                "HOST": os.environ["HOST"], "PORT": os.environ["PORT"],
                                "OPTIONS": {"application_name": "django"}}})
     django.setup()

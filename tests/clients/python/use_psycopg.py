@@ -1,9 +1,10 @@
 """psycopg 3: the branch in a URL; prepared statements, a pipeline, COPY."""
 import os
+from urllib.parse import quote
 
 import psycopg
 
-url = f"postgresql://postgres@{os.environ['HOST']}:{os.environ['PORT']}/app%2Ffeature%2Fx?application_name=psycopg"
+url = f"postgresql://postgres@{os.environ['HOST']}:{os.environ['PORT']}/{quote(os.environ['DATABASE'], safe='')}?application_name=psycopg"
 with psycopg.connect(url, prepare_threshold=0) as connection:
     connection.execute("create table psycopg_item (id int primary key, name text)")
     connection.execute("alter table psycopg_item add column price numeric(10, 2)")

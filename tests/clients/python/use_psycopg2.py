@@ -3,7 +3,7 @@ import os
 
 import psycopg2
 
-connection = psycopg2.connect(host=os.environ["HOST"], port=os.environ["PORT"], user="postgres", dbname="app/feature/x",
+connection = psycopg2.connect(host=os.environ["HOST"], port=os.environ["PORT"], user="postgres", dbname=os.environ["DATABASE"],
                               application_name="psycopg2")
 with connection, connection.cursor() as cursor:
     cursor.execute("create table psycopg2_item (id serial primary key, name text)")

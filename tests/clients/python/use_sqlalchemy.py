@@ -5,7 +5,7 @@ import sqlalchemy
 from sqlalchemy import Column, Index, Integer, MetaData, Numeric, String, Table, text
 
 url = sqlalchemy.URL.create("postgresql+psycopg", "postgres", host=os.environ["HOST"], port=int(os.environ["PORT"]),
-                            database="app/feature/x", query={"application_name": "sqlalchemy"})
+                            database=os.environ["DATABASE"], query={"application_name": "sqlalchemy"})
 engine = sqlalchemy.create_engine(url)
 metadata = MetaData()
 item = Table("sqlalchemy_item", metadata, Column("id", Integer, primary_key=True), Column("name", String(40)))

@@ -1,7 +1,8 @@
 # ActiveRecord, as Rails has it: the branch in the URL; two migrations, each in its transaction and under its advisory lock.
 require "active_record"
+require "cgi"
 
-url = "postgres://postgres@#{ENV["HOST"]}:#{ENV["PORT"]}/app%2Ffeature%2Fx?application_name=activerecord"
+url = "postgres://postgres@#{ENV["HOST"]}:#{ENV["PORT"]}/#{CGI.escape(ENV["DATABASE"])}?application_name=activerecord"
 ActiveRecord::Base.establish_connection(url)
 ActiveRecord::Migration.verbose = false
 

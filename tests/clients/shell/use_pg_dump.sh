@@ -14,11 +14,11 @@ create table dump_gone (a int);
 rollback;
 END
 pg_dump -Fc -t dump_item -f "$work/dump" app
-pg_restore --single-transaction --exit-on-error -d app/feature/x "$work/dump" 2> "$work/errors" \
+pg_restore --single-transaction --exit-on-error -d "$DATABASE" "$work/dump" 2> "$work/errors" \
     || { cat "$work/errors" >&2; exit 1; }
-[ "$(psql -X -A -t -d app/feature/x -c 'select count(*) from dump_item')" = 1000 ]
+[ "$(psql -X -A -t -d "$DATABASE" -c 'select count(*) from dump_item')" = 1000 ]
 # Directory format opens several connections.
 pg_dump -Fd -j 2 -t dump_item -f "$work/folder" app
 # Again: everything is there, so nothing may change.
-if pg_restore --single-transaction -d app/feature/x "$work/dump" 2> /dev/null; then exit 1; fi
+if pg_restore --single-transaction -d "$DATABASE" "$work/dump" 2> /dev/null; then exit 1; fi
 pg_dump --version | sed 's/.* (PostgreSQL) \([0-9.]*\).*/version \1/'

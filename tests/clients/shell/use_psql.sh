@@ -2,9 +2,9 @@
 # psql: a connection string, \c to the branch from main, a file in one transaction, \copy, \d.
 set -euo pipefail
 export PGAPPNAME=psql
-psql=(psql -X -q -A -t -v ON_ERROR_STOP=1 "host=$HOST port=$PORT user=postgres dbname=app")
+psql=(psql -X -q -A -t -v ON_ERROR_STOP=1 "host=$HOST port=$PORT user=postgres dbname=app" -v "database=$DATABASE")
 "${psql[@]}" << 'END'
-\c app/feature/x
+\c :database
 begin;
 create table psql_item (id int primary key, name text);
 alter table psql_item add column price numeric(10, 2);

@@ -5,10 +5,10 @@ pub fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: tests/clients/run.py does"))
 }
 
-/// Branch `feature/x` by its database name, in a URL.
+/// The branch by its database name, in a URL.
 pub fn url(application: &str) -> String {
-    let (host, port) = (variable("HOST"), variable("PORT"));
-    format!("postgres://postgres@{host}:{port}/app%2Ffeature%2Fx?application_name={application}")
+    let (host, port, database) = (variable("HOST"), variable("PORT"), variable("DATABASE").replace('/', "%2F"));
+    format!("postgres://postgres@{host}:{port}/{database}?application_name={application}")
 }
 
 /// A folder of migrations, in the layout that its tool wants.
