@@ -48,7 +48,8 @@ done
 make_work
 # A certificate for 127.0.0.1 that signed itself: clients that verify it are given it as an authority.
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost \
-    -addext subjectAltName=IP:127.0.0.1,DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout "$work/tls.key" -out "$work/tls.crt" 2> "$work/openssl.log" \
+    -addext subjectAltName=IP:127.0.0.1,DNS:localhost -addext basicConstraints=critical,CA:FALSE \
+    -keyout "$work/tls.key" -out "$work/tls.crt" 2> "$work/openssl.log" \
     || { cat "$work/openssl.log" >&2; fail "no certificate"; }
 # Clients write times as they see them. Passwords are asked for, as anywhere. Both servers store the same secret: its salt is among what clients hear.
 export TZ=UTC PGPASSWORD=secret PGGIT_UPSTREAM_PASSWORD=secret
@@ -135,16 +136,17 @@ $tls"
         page=leave
         [ "$major-$capture" != "$debian-trigger" ] || page=${WRITE:+write}
         places=(PATH="$path" LD_LIBRARY_PATH="$libraries" HOST=127.0.0.1 PORT="$proxy_port" SERVER_PORT="$server_port" DIRECT_PORT="$direct_port")
-        encrypted=(PGSSLMODE="$sslmode" PGSSLNEGOTIATION="$negotiation" CERTIFICATE="$work/tls.crt" KEY="$work/tls.key" NODE_EXTRA_CA_CERTS="$work/tls.crt")
-        if env "${places[@]}" "${encrypted[@]}" python3 $here/same_itself.py \
-            && env "${places[@]}" "${encrypted[@]}" python3 $here/run.py --work "$drivers" --only "${ONLY:-}" --page "${page:-check}"; then
+        told=(PGSSLMODE="$sslmode" PGSSLNEGOTIATION="$negotiation" CERTIFICATE="$work/tls.crt" KEY="$work/tls.key" NODE_EXTRA_CA_CERTS="$work/tls.crt")
+        if env "${places[@]}" "${told[@]}" python3 $here/same_itself.py \
+            && env "${places[@]}" "${told[@]}" python3 $here/run.py --work "$drivers" --only "${ONLY:-}" --page "${page:-check}"; then
             passed=$((passed + 1))
         else
             failed=$((failed + 1))
         fi
         [ "$road" = plain ] || continue
         # Last: it makes rules, and leaves tables in main.
-        if env "${places[@]}" PGSSLMODE=disable CONTROL_PORT="$control_port" CONFIGURATION="$work/$name.toml" python3 $here/tools.py --work "$drivers" --only "${ONLY:-}"; then
+        if env "${places[@]}" PGSSLMODE=disable CONTROL_PORT="$control_port" CONFIGURATION="$work/$name.toml" \
+            python3 $here/tools.py --work "$drivers" --only "${ONLY:-}"; then
             passed=$((passed + 1))
         else
             failed=$((failed + 1))

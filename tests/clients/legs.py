@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 
 from same import Leg
 from tap import Certificate, Tap, tapped
@@ -47,7 +46,7 @@ async def hold(command: list[str], port: int, told: dict[str, str], alter: Alter
     return printed.decode(), Leg(tap.connections, began, time.time())
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def tap_before(port: int, alter: Alter | None) -> AsyncIterator[Tap]:
     host = os.environ["HOST"]
     certificate = Certificate(os.environ["CERTIFICATE"], os.environ["KEY"])
@@ -63,11 +62,11 @@ def beside(program: str, port: str, *arguments: str) -> dict:
             "stdout": subprocess.PIPE, "env": {**os.environ, "PGSSLMODE": "disable", "PGSSLNEGOTIATION": "postgres"}}
 
 
-PLAIN_ROWS = ("-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1")
+ROWS_ALONE = ("-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1")
 
 
 def rows(port: str, sql: str) -> list[str]:
-    answer = subprocess.run(**beside("psql", port, *PLAIN_ROWS, "-c", sql), stderr=subprocess.PIPE)
+    answer = subprocess.run(**beside("psql", port, *ROWS_ALONE, "-c", sql), stderr=subprocess.PIPE)
     if answer.returncode != 0:
         sys.exit(f"{sql}: {answer.stderr}")
     return answer.stdout.splitlines()
@@ -75,8 +74,8 @@ def rows(port: str, sql: str) -> list[str]:
 
 @contextlib.contextmanager
 def nothing_pruned(port: str) -> Iterator[None]:
-    """Keeps a snapshot for as long as that. Rows that nobody puts in order come as they lie; without it, that depends on what could be pruned when."""
-    keeper = subprocess.Popen(**beside("psql", port, *PLAIN_ROWS), stdin=subprocess.PIPE)
+    """Keeps a snapshot for as long as that. Rows that nobody puts in order come as they lie, and that would depend on what was pruned when."""
+    keeper = subprocess.Popen(**beside("psql", port, *ROWS_ALONE), stdin=subprocess.PIPE)
     keeper.stdin.write("begin isolation level repeatable read;\nselect 'kept';\n")
     keeper.stdin.flush()
     if keeper.stdout.readline() != "kept\n":
@@ -90,8 +89,9 @@ def nothing_pruned(port: str) -> Iterator[None]:
 def left_behind(port: str) -> list[str]:
     """What is in the branch: its schema as SQL; of each table how many rows it has and, where they hold no times, which."""
     dump = subprocess.run(**beside("pg_dump", port, "--schema-only", "--exclude-schema=pggit"), check=True).stdout.splitlines()
-    tables = rows(port, "select c.oid::regclass, bool_or(t.typcategory = 'D') from pg_class c join pg_attribute a on attrelid = c.oid join pg_type t on t.oid = atttypid "
-                  "where relkind = 'r' and relnamespace = 'public'::regnamespace and attnum > 0 group by 1 order by 1::text")
+    tables = rows(port, "select c.oid::regclass, bool_or(t.typcategory = 'D') from pg_class c join pg_attribute on attrelid = c.oid "
+                  "join pg_type t on t.oid = atttypid where relkind = 'r' and relnamespace = 'public'::regnamespace and attnum > 0 "
+                  "group by 1 order by 1::text")
     for name, times in (line.rsplit("|", 1) for line in tables):
         which = "'and times'" if times == "t" else "md5(string_agg(r::text, ',' order by r::text))"
         dump += rows(port, f"select '{name}', count(*), {which} from {name} r")

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from tap import Connection
 
-# scripts/clients.sh starts its servers with this as the next oid. No text and no length looks like it, and nothing of the server's own.
+# scripts/clients.sh starts its servers with this as the next oid: no text and no length looks like it, and none of the server's own oids.
 FIRST_OID = 0x7FEE0000
 CANCEL = struct.pack("!I", 80877102)
 SASL_FINAL = struct.pack("!I", 12)
 XID = 28
+MOMENT = rb"20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d(:?\d\d)?)?"
 BRANCH = {b"app/feature/x", b"app%2Ffeature%2Fx", b"feature_x"}
 
 
@@ -163,7 +164,8 @@ class Replacing:
             self.prefix = named[1]
         if not self.prefix:
             return body
-        return re.sub(rb"(^|^S|\0)" + self.prefix + rb"(?=\d+\0)", lambda found: found[1] + self.counted("name", self.prefix, b"statement"), body)
+        name = rb"(^|^S|\0)" + self.prefix + rb"(?=\d+\0)"
+        return re.sub(name, lambda found: found[1] + self.counted("name", self.prefix, b"statement"), body)
 
     def took(self, tag: str, body: bytes) -> bytes:
         """sqlx notes how many nanoseconds a migration took, as the first parameter."""
@@ -222,7 +224,7 @@ class Replacing:
             kept = b"" if int.from_bytes(length) == len(text) else length
             return kept + self.counted("time", text, b"now")
 
-        return re.sub(rb"(?P<length>\0\0\0.|)(?P<text>20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d(:?\d\d)?)?)", moment, body, flags=re.S)
+        return re.sub(rb"(?P<length>\0\0\0.|)(?P<text>" + MOMENT + rb")", moment, body, flags=re.S)
 
 
 def telling_columns(body: bytes) -> dict[int, str]:

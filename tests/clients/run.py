@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from legs import DIRECT, PROXIED, Failed, hold, left_behind, nothing_pruned, road, rows
 from same import compare
+from tap import Broken
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -80,7 +81,8 @@ def clients(work: pathlib.Path) -> list[Client]:
         Client("psycopg", "psycopg", "psycopg", script("psycopg"), url, own + "; prepared, pipelined, COPY"),
         Client("asyncpg", "asyncpg", "asyncpg", script("asyncpg"), "`server_settings={'pggit.branch': 'feature/x'}`",
                own + "; each statement prepared and described"),
-        Client("SQLAlchemy", "sqlalchemy", "sqlalchemy", script("sqlalchemy"), "`URL.create(database='app/feature/x')`", "`metadata.create_all`", at_once="as psycopg"),
+        Client("SQLAlchemy", "sqlalchemy", "sqlalchemy", script("sqlalchemy"), "`URL.create(database='app/feature/x')`", "`metadata.create_all`",
+               at_once="as psycopg"),
         Client("Alembic", "alembic", "alembic", script("alembic"), url, "`upgrade head`, `downgrade -1`, `upgrade head`", messages=("alembic two_prices",),
                note="of several revisions within two seconds only the last one's", at_once="as psycopg"),
         Client("Django", "django", "django", script("django"), "`'NAME': 'app/feature/x'`", "`migrate`",
@@ -94,15 +96,16 @@ def clients(work: pathlib.Path) -> list[Client]:
         Client("TypeORM", "typeorm", "typeorm", node("typeorm"), "`database: 'app/feature/x'`", "`runMigrations`, each in its transaction",
                note="its table is not among those that are looked up: no message", at_once="as node-postgres"),
         Client("tokio-postgres", "tokio-postgres", "tokio_postgres", rust("tokio_postgres"), key, "SQL, each statement by itself"),
-        Client("sqlx", "sqlx", "sqlx", rust("sqlx"), url, "`Migrator`", messages=("sqlx 1 items", "sqlx 2 prices"),
-               at_once="no"),
-        Client("Diesel", "diesel", "diesel", rust("diesel"), url, "`run_pending_migrations`", messages=("diesel 20260101000000", "diesel 20260102000000"), at_once=libpq),
+        Client("sqlx", "sqlx", "sqlx", rust("sqlx"), url, "`Migrator`", messages=("sqlx 1 items", "sqlx 2 prices"), at_once="no"),
+        Client("Diesel", "diesel", "diesel", rust("diesel"), url, "`run_pending_migrations`",
+               messages=("diesel 20260101000000", "diesel 20260102000000"), at_once=libpq),
         Client("pgx", "pgx", "pgx", [str(work / "go/use_pgx")], "`?options=-c%20pggit.branch%3Dfeature/x`", own, at_once="no"),
         Client("lib/pq", "pq", "pq", [str(work / "go/use_pq")], key, own, at_once="no"),
         Client("pgjdbc", "pgjdbc", "jdbc", ["java", "-cp", "/usr/share/java/postgresql.jar:" + str(work / "java"), "UseJdbc"],
                "`jdbc:postgresql://…/app%2Ffeature%2Fx`", own + "; two statements in one, a batch", at_once="no"),
         Client("ActiveRecord", "activerecord", "activerecord", ["ruby", "-W0", str(HERE / "ruby/use_activerecord.rb")], url,
-               "two migrations, each in its transaction", messages=("migration 20260101000000", "migration 20260102000000"), note="its number: the table holds no other", at_once=libpq),
+               "two migrations, each in its transaction", messages=("migration 20260101000000", "migration 20260102000000"),
+               note="its number: the table holds no other", at_once=libpq),
     ]
 
 
@@ -149,18 +152,19 @@ def run(client: Client, versions: dict[str, str]) -> list[str]:
     began = time.monotonic()
     try:
         _, direct = asyncio.run(hold(client.command, int(os.environ["DIRECT_PORT"]), DIRECT))
-    except Failed as failed:
+    except (Failed, Broken) as failed:
         return [f"without the proxy it {failed}"]
     try:
         printed, proxied = asyncio.run(hold(client.command, int(os.environ["PORT"]), PROXIED))
-    except Failed as failed:
+    except (Failed, Broken) as failed:
         return [str(failed)]
     if version := re.search(r"^version (.*)$", printed, re.M):
         versions[client.name] = version.group(1)
     verdict = compare(direct, proxied)
     wrong = verdict.wrong(road()) + judge(client)
     took = time.monotonic() - began
-    print(f"{'FAILED' if wrong else 'ok    '} {client.name} {versions.get(client.name, '?')} ({took:.1f} s), the same but for {verdict}", flush=True)
+    print(f"{'FAILED' if wrong else 'ok    '} {client.name} {versions.get(client.name, '?')} ({took:.1f} s), the same but for {verdict}",
+          flush=True)
     return wrong
 
 

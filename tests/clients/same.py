@@ -74,5 +74,6 @@ def first(what: str, direct: tuple[Message, ...], proxied: tuple[Message, ...]) 
         one, other = (side[place] if place < len(side) else "nothing" for side in (direct, proxied))
         if one != other:
             before = direct[place - 1] if place else "nothing"
-            return f"{what} (message {place}, behind {str(before)[:1200]})\n    directly          {str(one)[:2000]}\n    through the proxy {str(other)[:2000]}"
+            return (f"{what} (message {place}, behind {str(before)[:1200]})\n"
+                    f"    directly          {str(one)[:2000]}\n    through the proxy {str(other)[:2000]}")
     return None

@@ -88,8 +88,8 @@ def main() -> None:
     tried, missed, replaced = unnoticed(one, other)
     if missed > replaced:
         wrong.append(f"of {tried} bytes {missed} may change unnoticed, but only {replaced:.0f} were replaced")
-    print(f"{'FAILED' if wrong else 'ok    '} the comparison itself: {len(ON_THE_LINE)} changes on the line; of {tried} bytes kept {missed} may differ, "
-          f"where {replaced:.0f} are replaced")
+    print(f"{'FAILED' if wrong else 'ok    '} the comparison itself: {len(ON_THE_LINE)} changes on the line; of {tried} bytes kept {missed} may "
+          f"differ, where {replaced:.0f} are replaced")
     sys.exit("\n".join(wrong) if wrong else 0)
 
 

@@ -43,6 +43,10 @@ class Certificate:
         return context
 
 
+class Broken(Exception):
+    """The tap did not do its work."""
+
+
 class Tap:
     """Listens on `port`; each connection goes on to `target`. `alter` gets every piece on its way, and its direction."""
 
@@ -147,7 +151,7 @@ async def tapped(tap: Tap) -> AsyncIterator[Tap]:
         await asyncio.gather(listening, *tap.relays, return_exceptions=True)
         tap.listener.close()
     if left or tap.broken:
-        raise RuntimeError(f"the tap: {left} connections did not end; {tap.broken}")
+        raise Broken(f"had a broken tap: {left} connections did not end; {tap.broken}")
 
 
 async def first_byte(client: socket.socket) -> bytes:
