@@ -51,7 +51,8 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
     -addext subjectAltName=IP:127.0.0.1,DNS:localhost -addext basicConstraints=critical,CA:FALSE \
     -keyout "$work/tls.key" -out "$work/tls.crt" 2> "$work/openssl.log" \
     || { cat "$work/openssl.log" >&2; fail "no certificate"; }
-# Clients write times as they see them. Passwords are asked for, as anywhere. Both servers store the same secret: its salt is among what clients hear.
+# Clients write times without a zone, too. Passwords are asked for, as anywhere; both servers store the same secret, as its salt is among what
+# clients hear.
 export TZ=UTC PGPASSWORD=secret PGGIT_UPSTREAM_PASSWORD=secret
 secret=
 

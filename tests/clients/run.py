@@ -126,14 +126,15 @@ def history(sql: str) -> list[str]:
 
 def judge(client: Client) -> list[str]:
     """What is wrong with the history after it."""
-    told = history(f"select concat_ws(' ', change_type, object_type, object_identity) from pggit.history where application_name = '{client.application}' "
-                "and branch = 'feature/x' and via_proxy and captured_by in ('trigger', 'inject') order by created_at, ordinal")
+    told = history("select concat_ws(' ', change_type, object_type, object_identity) from pggit.history "
+                   f"where application_name = '{client.application}' and branch = 'feature/x' and via_proxy "
+                   "and captured_by in ('trigger', 'inject') order by created_at, ordinal")
     wrong = [f"not in the history: {change}" for change in client.wanted() if change not in told]
     wrong += [f"rolled back, and in the history: {row}" for row in
               history(f"select change_type || ' ' || object_identity from pggit.history where object_name ~ '^{client.prefix}_gone'")]
     wrong += [f"under another application: {row}" for row in
               history(f"select distinct object_identity || ': ' || application_name from pggit.history where object_name ~ '^{client.prefix}_item' "
-                   f"and application_name <> '{client.application}'")]
+                      f"and application_name <> '{client.application}'")]
     for message in client.messages:
         # A message is looked up when the commit is sealed, some seconds later.
         end = time.monotonic() + 30
@@ -191,8 +192,9 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = [name for name in arguments.only.split(",") if name]
     encrypted = os.environ["PGSSLMODE"] != "disable"
-    at_once = os.environ["PGSSLNEGOTIATION"] == "direct"
-    chosen = [client for client in clients(arguments.work) if (not wanted or client.name in wanted) and (client.at_once != "no" or not at_once)]
+    direct_tls = os.environ["PGSSLNEGOTIATION"] == "direct"
+    chosen = [client for client in clients(arguments.work)
+              if (not wanted or client.name in wanted) and not (direct_tls and client.at_once == "no")]
     versions = package_versions(arguments.work)
     failed = 0
     with nothing_pruned(os.environ["DIRECT_PORT"]), nothing_pruned(os.environ["SERVER_PORT"]):

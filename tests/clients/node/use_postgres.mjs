@@ -3,6 +3,7 @@ import postgres from "postgres";
 import { version } from "./version.mjs";
 
 const { HOST, PORT, DATABASE, PGSSLMODE, PGSSLNEGOTIATION } = process.env;
+// One connection: which of several a statement takes would differ from run to run.
 const sql = postgres(`postgres://postgres@${HOST}:${PORT}/${encodeURIComponent(DATABASE)}`, {
     connection: { application_name: "postgres.js" }, max: 1, onnotice: () => {}, ssl: PGSSLMODE === "require" && PGSSLMODE,
     sslnegotiation: PGSSLNEGOTIATION,

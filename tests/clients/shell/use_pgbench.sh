@@ -5,6 +5,7 @@ export PGAPPNAME=pgbench PGHOST=$HOST PGPORT=$PORT PGUSER=postgres
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 pgbench -i -I dtgp -s 1 -q "$DATABASE" > /dev/null 2>&1
+# The same random numbers each time.
 for mode in simple extended prepared; do
     pgbench --random-seed=1 -n -M "$mode" -c 4 -t 50 "$DATABASE" > "$work/out" 2>&1 || { cat "$work/out" >&2; exit 1; }
     grep -q 'number of transactions actually processed: 200/200' "$work/out" || { cat "$work/out" >&2; exit 1; }

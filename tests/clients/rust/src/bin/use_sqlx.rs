@@ -6,6 +6,7 @@ use sqlx::postgres::PgPoolOptions;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), sqlx::Error> {
+    // One: which of several a statement takes would differ from run to run.
     let pool = PgPoolOptions::new().max_connections(1).connect(&url("sqlx")).await?;
     let folder = write(&[
         ("1_items.sql", "create table sqlx_item (id int primary key, name text)"),
