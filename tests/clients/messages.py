@@ -31,6 +31,9 @@ class Message:
         return f"{self.tag or 'start-up'} {self.body!r}"
 
 
+FLUSH, SYNC = Message("H", b""), Message("S", b"")
+
+
 def cut(raw: bytes, at: int = 0) -> list[Message]:
     """The messages in there; what is no whole message is one of its own at the end."""
     found = []
@@ -69,9 +72,16 @@ class Run:
 
     def conversation(self, connection: Connection) -> Conversation:
         replacing = Replacing(self)
-        client = [replacing.client(message) for message in cut_client(bytes(connection.client))]
+        client = [replacing.client(message) for message in self.without_late_flush(cut_client(bytes(connection.client)))]
         server = [replacing.server(message) for message in cut(bytes(connection.server))]
         return Conversation(tuple(connection.road), tuple(client), tuple(server))
+
+    def without_late_flush(self, messages: list[Message]) -> list[Message]:
+        """psycopg sends a Flush behind the Sync that ends its pipeline, if not all answers have come by then. The server does nothing at it."""
+        late = [message == FLUSH and before == SYNC for before, message in zip([None, *messages], messages)]
+        if any(late):
+            self.replaced["flush"] += 5 * sum(late)
+        return [message for message, is_late in zip(messages, late) if not is_late]
 
 
 class Replacing:
