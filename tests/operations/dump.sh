@@ -6,6 +6,8 @@ source tests/operations/lib.sh
 begin BACKUP_RESTORE.md
 own_server old
 lived_in
+# So many that oids of a new server would be among theirs.
+direct -d app -c "DO 'BEGIN FOR i IN 1..300 LOOP EXECUTE format(''CREATE TABLE many_%s (a int)'', i); END LOOP; END'"
 through -c "CREATE TABLE narrowed (a int, b int, c int)" -c "ALTER TABLE narrowed DROP COLUMN a"
 direct -d app -c "CREATE ROLE auditor" -c "GRANT SELECT ON known TO auditor" -c "GRANT pggit_reader TO auditor"
 pggit-proxy branch create feature/x --from main --pg-dump "$(command -v pg_dump)"
