@@ -39,7 +39,7 @@ step() {
     text=$(block "$1")
     [ -n "$text" ] || fail "$page has no block $1"
     say "$1"
-    (cd "$work" && as_server_user bash -euo pipefail -c "$text") > "$work/step.log" 2>&1 || {
+    (cd "$work" && as_server_user timeout 300 bash -euo pipefail -c "$text") > "$work/step.log" 2>&1 || {
         cat "$work/step.log" >&2
         fail "$page: $1"
     }
@@ -162,3 +162,14 @@ observed() {
     echo "$line"
     [ -z "${FIGURES:-}" ] || echo "$line" >> "$FIGURES"
 }
+
+# beside: the server of the step of that name; sets SIDE, SIDE_PORT.
+beside() {
+    export SIDE=$work/side SIDE_PORT
+    SIDE_PORT=$(free_port)
+    servers+=("$(server_bin "$major") $SIDE")
+    step beside
+}
+
+# One that nobody listens on.
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
