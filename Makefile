@@ -1,7 +1,7 @@
 # Each target installs what it needs (scripts/setup.sh) and nothing that is there already.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit transparency regress clients fuzz lint deny bench packages test-packages test-monitoring test-upgrade released-sql setup
+.PHONY: help demo test unit transparency regress clients fuzz lint deny bench packages test-packages test-monitoring test-upgrade test-operations released-sql setup
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -70,6 +70,11 @@ test-upgrade: ## The schema pggit down to every version and up again, with data,
 	@scripts/setup.sh tests
 	@scripts/cargo build --bin pggit-proxy
 	@tests/upgrade/test-upgrade-path.sh
+
+test-operations: ## Backup, restore and disaster: every procedure of docs/operations, on real servers (ONLY="dump standby")
+	@scripts/setup.sh tests
+	@scripts/cargo build --bin pggit-proxy
+	@tests/operations/run.sh $(ONLY)
 
 released-sql: ## The schema pggit of the released versions as SQL for psql -f, each way (DIR=target/released-sql)
 	@scripts/setup.sh build

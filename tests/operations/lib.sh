@@ -41,6 +41,7 @@ step() {
     say "$1"
     (cd "$work" && as_server_user timeout 300 bash -euo pipefail -c "$text") > "$work/step.log" 2>&1 || {
         cat "$work/step.log" >&2
+        [ ! -e "$LOG" ] || tail -20 "$LOG" >&2
         fail "$page: $1"
     }
     [ -z "${STEPS_DONE:-}" ] || echo "$page $1" >> "$STEPS_DONE"
@@ -100,6 +101,12 @@ END
 # As a client of the proxy, and round it.
 through() { psql -X -q -At -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$proxy_port" -U ann "$@" app; }
 ask() { direct -At -d "$DATABASE" -c "$1"; }
+
+# The machine in PGPORT and DATA is gone, with its disk and all that it had in memory.
+lose_server() {
+    kill -9 "$(head -1 "$DATA/postmaster.pid")"
+    rm -rf "$DATA" "$work/.s.PGSQL.$PGPORT"*
+}
 
 # until_is VALUE QUERY: waits until a query says so.
 until_is() {
