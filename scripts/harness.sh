@@ -90,7 +90,7 @@ END
     "$PROGRAM" serve --config "$file" > "$work/$1.out" 2> "$work/$1.log" < /dev/null &
     local pid=$! end=$((SECONDS + 30))
     proxies+=("$pid")
-    until grep -qx ready "$work/$1.out"; do
+    until grep -qsx ready "$work/$1.out"; do
         if [ $SECONDS -ge $end ] || ! kill -0 "$pid" 2> /dev/null; then
             cat "$work/$1.log" >&2
             fail "the proxy did not start"

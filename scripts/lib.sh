@@ -190,3 +190,6 @@ install_from_pypi() {
 
 # The version in Cargo.toml.
 cargo_version() { sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1; }
+
+# The Debian release that this machine has, for root directories of the same.
+debian_suite() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }

@@ -29,7 +29,7 @@ newer=$(echo $packages/pggit-proxy_"$later"_*.deb)
 say "a clean Debian"
 rm -rf "$root"
 trap 'rm -rf "$root"' EXIT
-suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+suite=$(debian_suite)
 mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2> /dev/null \
     | sed -n 's/^\(deb \|URIs: \)\(\[[^]]*\] \)\?\(https\?:[^ ]*\).*/\3/p' | grep -v security | head -1 || true)
 mirror=${mirror:-http://deb.debian.org/debian}

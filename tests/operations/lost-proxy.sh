@@ -24,6 +24,7 @@ expect "open intents" "$(ask "SELECT count(*) FROM pggit.intents WHERE outcome I
 
 lap
 kill -9 "${proxies[0]}"
+wait "${proxies[0]}" 2> /dev/null || true
 both -c "CREATE TABLE afterwards (a int)"
 measured "lost proxy: to the first recorded change, by another one"
 until_is 0 "SELECT count(*) FROM pggit.intents WHERE outcome IS NULL"
