@@ -1,7 +1,7 @@
 # Each target installs what it needs (scripts/setup.sh) and nothing that is there already.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit transparency regress clients fuzz lint deny bench packages test-packages test-monitoring test-upgrade test-operations released-sql setup
+.PHONY: help demo test unit transparency regress clients fuzz lint lint-workflows deny bench packages test-packages test-installed container test-container test-kubernetes test-monitoring test-upgrade test-operations sbom checksums release-check release-notes test-release msrv released-sql setup
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -42,6 +42,10 @@ lint: ## Formatting, clippy and documentation, warnings as errors
 	@scripts/cargo clippy --all-targets --locked -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" scripts/cargo doc --no-deps --document-private-items --locked
 
+lint-workflows: ## .github/workflows: actionlint, zizmor, actions pinned by commit, commands that run at home
+	@scripts/setup.sh workflows
+	@scripts/lint-workflows.sh
+
 deny: ## Licences and sources of the dependencies as deny.toml allows them; advisories too where cargo-deny is installed
 	@if scripts/cargo deny --version > /dev/null 2>&1; then scripts/cargo deny --locked check; \
 	else scripts/deny.py && echo "cargo-deny is not installed: advisories were not looked at"; fi
@@ -60,6 +64,23 @@ packages: ## target/packages: .deb and .rpm
 test-packages: packages ## Installs, upgrades, removes and purges the .deb in a clean Debian (needs root); looks into the .rpm
 	@scripts/test-packages.sh
 
+test-installed: ## The program of the .deb in target/packages against each PostgreSQL (PGGIT_TEST_VERSIONS)
+	@scripts/setup.sh tests
+	@scripts/test-installed.sh
+
+container: ## target/packages: the container image, as an archive for docker load (needs root; PG_DUMP=postgresql-client-15)
+	@scripts/setup.sh container
+	@scripts/cargo build --release --locked --bin pggit-proxy
+	@scripts/build-container.sh
+
+test-container: container ## Loads the image, looks what is in it, and runs it in a chroot, health check and all (needs root)
+	@scripts/test-container.sh
+
+test-kubernetes: ## The manifests: Kubernetes' schemas, ports, selectors, drain time; their configuration by pggit-proxy check
+	@scripts/setup.sh kubernetes
+	@scripts/cargo build --bin pggit-proxy
+	@.cache/lint/bin/python scripts/test-kubernetes.py
+
 test-monitoring: ## Alerts and dashboard: promtool fires each alert, every metric in them exists
 	@scripts/setup.sh monitoring
 	@promtool check rules packaging/monitoring/alerts.yml
@@ -75,6 +96,29 @@ test-operations: ## Backup, restore and disaster: every procedure of docs/operat
 	@scripts/setup.sh tests
 	@scripts/cargo build --bin pggit-proxy
 	@tests/operations/run.sh $(ONLY)
+
+sbom: ## target/packages: what the program is made of, as CycloneDX
+	@scripts/setup.sh build
+	@scripts/sbom.py
+
+checksums: ## target/packages/SHA256SUMS of everything that is published (CHECK=1: whether it is still that)
+	@scripts/checksums.sh
+
+release-check: ## Whether every file names the version of TAG=v1.2.3, and the changelog says something of it
+	@scripts/release-check.sh $(TAG)
+
+release-notes: ## target/release-notes.md: what the changelog says of VERSION=1.2.3
+	@mkdir -p target
+	@scripts/release-notes.sh $(VERSION) > target/release-notes.md
+
+test-release: ## Checks of a release, notes, SBOM, checksums and the rules for workflows: tried to break
+	@scripts/setup.sh workflows
+	@tests/release/test-release.sh
+
+msrv: ## The oldest Rust that Cargo.toml allows is the one that all of this is built with
+	@scripts/setup.sh build
+	@grep -q "^channel = \"$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)\." rust-toolchain.toml
+	@scripts/cargo check --locked --all-targets
 
 released-sql: ## The schema pggit of the released versions as SQL for psql -f, each way (DIR=target/released-sql)
 	@scripts/setup.sh build

