@@ -23,12 +23,12 @@ root=$context/root
 mkdir -p "$root/usr/lib/pggit-proxy" "$root/etc/pggit-proxy" "$root/etc/ssl/certs"
 mv "$root/bin/busybox" "$root/usr/lib/pggit-proxy/busybox"
 # Scripts without an interpreter, openssl: nobody calls them. A pg_dump is below /usr/lib.
-rm -rf "$root"/{bin,sbin,usr/bin,usr/sbin}/*
+rm -rf "${root:?}"/{bin,sbin,usr/bin,usr/sbin}/*
 # What the package's script would do, were there a shell.
 cat "$root"/usr/share/ca-certificates/mozilla/*.crt > "$root/etc/ssl/certs/ca-certificates.crt"
 printf 'root:x:0:0:root:/root:/usr/sbin/nologin\nnonroot:x:65532:65532:nonroot:/nonexistent:/usr/sbin/nologin\n' > "$root/etc/passwd"
 printf 'root:x:0:\nnonroot:x:65532:\n' > "$root/etc/group"
-rm -rf "$root"/dev/* "$root"/var/{cache,lib,log}/* "$root"/usr/share/{man,info,locale,lintian,bug}
+rm -rf "${root:?}"/dev/* "$root"/var/{cache,lib,log}/* "$root"/usr/share/{man,info,locale,lintian,bug}
 install --strip target/release/pggit-proxy "$root/usr/bin/pggit-proxy"
 install -m 644 packaging/container/pggit-proxy.toml "$root/etc/pggit-proxy/pggit-proxy.toml"
 tar --sort=name --mtime="@$epoch" --numeric-owner --owner=0 --group=0 -C "$root" -cf "$context/rootfs.tar" .

@@ -14,9 +14,9 @@ through -c "CREATE TABLE secret (a int)"
 until_sealed
 WHEN=$(ask "SELECT clock_timestamp()")
 export WHEN
-# By a superuser who goes round the proxy: one row edited, one deleted.
+# By a superuser who goes round the proxy: one row edited, one deleted, one seal edited.
 direct -d app -c "UPDATE pggit.changes SET created_by = 'somebody else' WHERE object_identity = 'public.secret'" \
-    -c "DELETE FROM pggit.changes WHERE object_identity = 'public.known'"
+    -c "DELETE FROM pggit.changes WHERE object_identity = 'public.known'" -c "UPDATE pggit.seals SET author = 'nobody' WHERE seq = 2"
 through -c "CREATE TABLE later (a int)"
 until_sealed
 # The probe misses the deleted row, too, and writes down what is there.
@@ -24,7 +24,7 @@ until_is 1 "SELECT count(*) FROM pggit.history WHERE captured_by = 'probe' AND o
 lap
 ! pggit-proxy verify > "$work/verify.log" 2>&1 || fail "nothing was noticed"
 measured "corruption: verify names the rows"
-expect "problems" "$(cut -d, -f1 "$work/verify.log" | grep -E '^(edited|deleted|inserted|not sealed|rewritten)$' | sort | xargs)" "deleted edited"
+expect "problems" "$(cut -d, -f1 "$work/verify.log" | grep -E '^(edited|deleted|inserted|not sealed|rewritten)$' | sort | xargs)" "deleted edited edited"
 COMMITS=$(sed -n "s/^.*, commit \([0-9a-f-]*\)[,:].*/'\1'/p" "$work/verify.log" | paste -sd,)
 export COMMITS
 beside
