@@ -51,7 +51,8 @@ def main() -> None:
     manifests = {path.name: yaml.safe_load(path.read_text()) for path in sorted(PLACE.glob("*.yaml"))}
     kustomization = manifests.pop("kustomization.yaml")
     schemas(manifests)
-    hold("each manifest is in the kustomization, but for the migration", set(kustomization["resources"]) == manifests.keys() - {"migrate.yaml"})
+    in_place = manifests.keys() - {"migrate.yaml"}
+    hold("each manifest is in the kustomization, but for the migration", set(kustomization["resources"]) == in_place)
 
     [generated] = kustomization["configMapGenerator"]
     file = PLACE / generated["files"][0]
@@ -69,7 +70,7 @@ def main() -> None:
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     hold("clients come to listen.address", ports["clients"] == port_of(config["listen"]["address"]))
     hold("probes come to http.address", ports["http"] == port_of(config["http"]["address"]))
-    hold("both listen beyond the pod", all(config[section]["address"].startswith("0.0.0.0:") for section in ("listen", "http")))
+    hold("both listen beyond the pod", all(config[one]["address"].startswith("0.0.0.0:") for one in ("listen", "http")))
     hold("the control port does not", config["control"]["address"].startswith("127."))
     probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("liveness", "readiness", "startup")}
     hold("liveness and readiness ask the right things", [probes[name]["path"] for name in probes] == ["/healthz", "/readyz", "/healthz"])
@@ -87,7 +88,8 @@ def main() -> None:
         manifests["network.yaml"]["spec"]["podSelector"]["matchLabels"],
     ]
     hold("every selector finds the pods", all(selector.items() <= labels for selector in selectors))
-    hold("the migration's pod is not among them", not selectors[0].items() <= manifests["migrate.yaml"]["spec"]["template"]["metadata"]["labels"].items())
+    migration = manifests["migrate.yaml"]["spec"]["template"]["metadata"]["labels"].items()
+    hold("the migration's pod is not among them", not selectors[0].items() <= migration)
     hold("more pods than may be away at a time", deployment["replicas"] > manifests["disruption.yaml"]["spec"]["maxUnavailable"])
 
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -106,7 +108,8 @@ def main() -> None:
         hold(f"{name}: the image of this version", one["image"] == f"pggit-proxy:{version}")
         hold(f"{name}: the image's user", f"USER {spec['securityContext']['runAsUser']}:{spec['securityContext']['runAsGroup']}\n" in image)
         rights = one["securityContext"]
-        hold(f"{name}: no rights", rights["capabilities"]["drop"] == ["ALL"] and rights["readOnlyRootFilesystem"] and not rights["allowPrivilegeEscalation"] and spec["securityContext"]["runAsNonRoot"])
+        wanted = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+        hold(f"{name}: no rights", rights == wanted and spec["securityContext"]["runAsNonRoot"])
     sys.exit(1 if problems else 0)
 
 
