@@ -35,11 +35,11 @@ if [ $# -eq 0 ] && [ ${#failed[@]} -eq 0 ]; then
         while read -r language name; do
             [ "$language" = text ] || grep -qx "$page $name" "$STEPS_DONE" || failed+=("$page: no procedure runs the block \"$language $name\"")
         done < <(awk '/^```/ { on = !on; if (on) print substr($0, 4) }' "$page")
-        # The page shows what is measured.
-        while read -r label; do
-            grep -qhF "| $label |" docs/operations/BACKUP_RESTORE.md docs/operations/DISASTER_RECOVERY.md || failed+=("no page has the figure \"$label\"")
-        done < <(sed -E 's/^[a-z]+ +//; s/  .*//' "$FIGURES" | sort -u)
     done
+    # The pages show what is measured.
+    while read -r label; do
+        grep -qhF "| $label |" docs/operations/BACKUP_RESTORE.md docs/operations/DISASTER_RECOVERY.md || failed+=("no page has the figure \"$label\"")
+    done < <(sed -E 's/^[a-z]+ +//; s/  .*//' "$FIGURES" | sort -u)
 fi
 [ ${#failed[@]} -eq 0 ] || fail "$(printf '%s\n       ' "${failed[@]}")"
 say "${#procedures[@]} procedures on PostgreSQL ${versions[*]}"
