@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::branching::SeenTip;
 use super::connect::{RecorderError, Server, bounded};
+use super::heartbeat::Heartbeat;
 use super::recorder::close;
 use super::seal::Sealing;
 use super::tables::not_migrated;
@@ -35,6 +36,7 @@ pub(super) struct Watched {
     pub branch: Arc<Branch>,
     pub sealing: Sealing,
     pub tip: SeenTip,
+    heartbeat: Heartbeat,
     seen: watch::Sender<Report>,
     look: Notify,
     waiters: AtomicUsize,
@@ -63,6 +65,7 @@ impl Watched {
             branch,
             sealing: Sealing::default(),
             tip: SeenTip::default(),
+            heartbeat: Heartbeat::default(),
             seen: watch::Sender::new(unseen),
             look: Notify::new(),
             waiters: AtomicUsize::new(0),
@@ -205,6 +208,7 @@ async fn look_at(server: &Server, watched: &Watched, kept: &mut Option<PgConnect
             swept(server, &mut connection, &watched.branch.name).await
                 && watched.sealing.look(&mut connection).await.is_ok()
                 && watched.tip.look(&mut connection).await.is_ok()
+                && watched.heartbeat.beat(&mut connection).await.is_ok()
         }
         Recording::Broken | Recording::NotRequired => true,
     };

@@ -4,6 +4,7 @@
 //! log() ─> queue ─> recorder ─> pggit.statements          one task, one connection to the main database
 //! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
 //! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
+//! heartbeat: a sign of life in each branch's database, now and then, by the same look
 //! intents: what cannot run in a transaction, before and after  connections of a moment; health looks for lost ones
 //! changes, apply: what rules queued, and what was approved of it     connections of a moment
 //! seal: the hash chain of each branch, when a look saw commits that wait     one task a branch, connections of a moment
@@ -23,6 +24,7 @@ pub mod branching;
 mod changes;
 mod connect;
 mod health;
+mod heartbeat;
 mod hosts;
 mod intents;
 pub mod migrate;

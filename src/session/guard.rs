@@ -11,9 +11,10 @@ use crate::sql::{Class, Statement, called_functions};
 const SCHEMA: &str = "pggit";
 
 /// Functions of the schema that write begin with one of these words; all others only read.
-const WRITERS: [&str; 13] = [
+const WRITERS: [&str; 14] = [
     "announce",
     "before_",
+    "cleanup_",
     "companion",
     "enter_",
     "forget",
