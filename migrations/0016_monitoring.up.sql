@@ -235,7 +235,7 @@ SELECT m.name, m.labels, count(*) AS samples, min(m.recorded_at) AS first_at, ma
 COMMENT ON VIEW pggit.metrics_summary IS 'What pggit.record_metric() was told, for each name and labels';
 
 CREATE VIEW pggit.system_overview AS
-SELECT current_database()::text AS database, pggit.default_branch() AS branch, pggit.version() AS schema_version, pggit.capture_mode() AS capture,
+SELECT current_database()::text AS database, pggit.default_branch() AS branch, h.all #>> '{schema_version,version}' AS schema_version, pggit.capture_mode() AS capture,
        h.status, h.problems,
        (h.all #>> '{proxy_heartbeat,alive}')::bigint AS proxies,
        (h.all #>> '{seals,sealed}')::bigint AS commits_sealed,

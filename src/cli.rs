@@ -6,6 +6,7 @@ pub mod classify;
 mod connect;
 pub mod demo;
 pub mod diff;
+pub mod export;
 mod manager;
 pub mod migrate;
 pub mod schema;
@@ -127,6 +128,8 @@ enum Command {
         #[arg(long, value_name = "URL", env = "PGGIT_DATABASE_URL", hide_env_values = true)]
         database_url: String,
     },
+    /// Write out the history of a branch: as a script, as JSON, as a git repository
+    Export(Box<export::Options>),
     /// Start a private PostgreSQL and the proxy, and show what it does
     Demo {
         /// Exit after the tour
@@ -180,6 +183,7 @@ pub fn main() -> ExitCode {
         Command::Schema { branch, at_commit, at_time, database_url } => {
             block_on(schema::run(&branch, at_commit, at_time, &database_url))
         }
+        Command::Export(options) => block_on(export::run(*options)),
         Command::Demo { once } => block_on(demo::run(once)),
         Command::Classify { file } => classify::run(file.as_deref()),
         Command::Completions { shell } => {

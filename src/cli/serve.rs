@@ -1,7 +1,7 @@
 //! `pggit-proxy serve`: makes the shared state, binds the addresses, and waits for the end.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::manager::Manager;
 use super::sockets::Sockets;
 use crate::config::{Config, Overrides, Problem, Upstream};
-use crate::history::History;
+use crate::history::{History, Server};
 use crate::state::{Clients, Life, Shared};
 use crate::telemetry::{self, Metrics};
 use crate::{control, http, proxy};
@@ -97,6 +97,17 @@ async fn serve(mut config: Config, path: Option<PathBuf>) -> anyhow::Result<()> 
     let _ = leave.await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// The server of a configuration file, for a command, with the configuration.
+pub(super) async fn server_of(path: &Path) -> anyhow::Result<(Server, Config)> {
+    let mut config = Config::load(path).map_err(|problems| {
+        report(&problems);
+        BadConfig
+    })?;
+    open_roads(&mut config.upstream).await.context("cannot open the road to the server")?;
+    let server = Server::new(&config.upstream, config.history.capture, config.branches.pg_dump.clone());
+    Ok((server, config))
 }
 
 /// The recorder reaches each host over TLS as sessions do.

@@ -11,6 +11,7 @@
 //! verify: the whole chain again; run by the command line, not by the recorder
 //! ask: what functions that a client called want of the proxy, and the answers to them
 //! branching: makes, changes and drops branches when asked; sweeps what was left half made
+//! export: the history of a branch as rows, as a script, as a git repository; run by the command line
 //! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
 //! migrate: the schema itself; run by the command line, not by the recorder
 //! ```
@@ -23,6 +24,7 @@ mod ask;
 pub mod branching;
 mod changes;
 mod connect;
+pub mod export;
 mod health;
 mod heartbeat;
 mod hosts;

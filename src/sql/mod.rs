@@ -91,6 +91,30 @@ pub fn split(text: &[u8]) -> Vec<Range<usize>> {
     scan::split(text)
 }
 
+/// Whether a text can only be read in one way: nothing in it is left open, and outside of strings and comments there is no
+/// backslash, which means something to psql.
+pub fn is_plain(text: &[u8]) -> bool {
+    // What is left open takes the semicolon in.
+    let closed = [text, b"\n;"].concat();
+    let mut last = None;
+    let plain = scan::Scanner::new(&closed, scan::Backslash::Plain).all(|token| {
+        last = Some(token.kind);
+        token.kind != scan::Kind::Byte(b'\\')
+    });
+    plain && last == Some(scan::Kind::Byte(b';'))
+}
+
+/// Whether a text has parameters: `$1` outside of strings.
+pub fn has_parameters(text: &[u8]) -> bool {
+    let mut after_dollar = false;
+    scan::Scanner::new(text, scan::Backslash::Plain).any(|token| {
+        let digit = text.get(token.range.start).is_some_and(u8::is_ascii_digit);
+        let found = after_dollar && digit;
+        after_dollar = token.kind == scan::Kind::Byte(b'$');
+        found
+    })
+}
+
 /// The byte ranges of a text's comments. By the lexical rules alone; strings are not looked into.
 pub fn comments(text: &[u8]) -> impl Iterator<Item = Range<usize>> + '_ {
     let comments = scan::Scanner::new(text, scan::Backslash::Plain);
@@ -278,6 +302,31 @@ impl Encoding {
                 Self::LeadByte
             }
             _ => Self::AsciiSafe,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_psql_reads_otherwise_is_not_plain() {
+        for text in ["select 'a\\', $$\\$$ -- \\", "", "create table t ()", "select E'\\'', \"a\\\" /* \\ */"] {
+            assert!(is_plain(text.as_bytes()), "{text}");
+        }
+        for text in
+            ["select 'a\\' \\! id '", "select 'a", "select $x$ $y$", "/* a", "select E'a\\'", "select \"a", "\\! id"]
+        {
+            assert!(!is_plain(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn parameters_stand_outside_of_strings() {
+        assert!(has_parameters(b"create table t as select $1::int"));
+        for text in ["create table t as select '$1', $$ $1 $$, a$1, 1", "select 1 -- $1"] {
+            assert!(!has_parameters(text.as_bytes()), "{text}");
         }
     }
 }

@@ -97,6 +97,16 @@ pub async fn blame(
     ask(server, known, branch, "SELECT * FROM pggit.blame($1::text::regclass)", Some(relation.to_owned())).await
 }
 
+/// A connection to a branch's database, for as long as it is needed.
+pub(in crate::history) async fn connect_to(
+    server: &Server,
+    known: &Branches,
+    branch: &str,
+) -> Result<PgConnection, BranchError> {
+    let branch = find(known, branch)?;
+    sql::connect(server, &branch.database).await
+}
+
 async fn ask<T>(
     server: &Server,
     known: &Branches,
@@ -107,8 +117,7 @@ async fn ask<T>(
 where
     T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
 {
-    let branch = find(known, branch)?;
-    let mut connection = sql::connect(server, &branch.database).await?;
+    let mut connection = connect_to(server, known, branch).await?;
     let rows = answer(&mut connection, query, argument).await;
     close(connection).await;
     rows.map_err(in_the_servers_words)
@@ -128,7 +137,7 @@ where
 }
 
 /// There is no such commit, time or table, or it is no name.
-fn in_the_servers_words(error: sqlx::Error) -> BranchError {
+pub(in crate::history) fn in_the_servers_words(error: sqlx::Error) -> BranchError {
     const ASKED: [&str; 7] = ["22023", "22007", "22008", "22009", "42P01", "42602", "3F000"];
     let known = sqlstate(&error).and_then(|code| ASKED.into_iter().find(|asked| *asked == code));
     match (known, error) {

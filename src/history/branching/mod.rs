@@ -40,9 +40,12 @@ pub use error::BranchError;
 pub use facts::BranchFacts;
 pub(super) use facts::{Row as FactsRow, SeenTip, read as read_facts, together};
 pub use look::{Blamed, Fact, Moment, blame, schema};
+pub(super) use look::{connect_to, in_the_servers_words};
+pub(super) use order::remark;
 pub use order::script;
 pub use remove::{Force, remove};
 pub use rows::{Listed, Tip, branches, list};
+pub(super) use sql::name as quoted;
 pub(super) use sweep::keep_sweeping;
 pub use sweep::sweep;
 

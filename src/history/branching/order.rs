@@ -458,7 +458,7 @@ fn signature(kind: &str, identity: &str) -> String {
 }
 
 /// A comment or a label.
-fn remark(fact: &Fact, out: &mut String) {
+pub(in crate::history) fn remark(fact: &Fact, out: &mut String) {
     let (kind, identity) = (fact.object_type.as_str(), fact.object_identity.as_str());
     let of = match kind {
         _ if kind.ends_with(" column") => format!("COLUMN {identity}"),

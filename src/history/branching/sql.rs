@@ -9,7 +9,7 @@ use crate::history::connect::Server;
 use super::error::BranchError;
 
 /// As an identifier.
-pub(super) fn name(text: &str) -> String {
+pub(in crate::history) fn name(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
