@@ -81,11 +81,11 @@ test-kubernetes: ## The manifests: Kubernetes' schemas, ports, selectors, drain 
 	@scripts/cargo build --bin pggit-proxy
 	@.cache/lint/bin/python scripts/test-kubernetes.py
 
-test-monitoring: ## Alerts and dashboard: promtool fires each alert, every metric in them exists
+test-monitoring: ## Alerts, dashboard and metrics through SQL: promtool fires each alert, every metric exists
 	@scripts/setup.sh monitoring
 	@promtool check rules packaging/monitoring/alerts.yml
 	@promtool test rules packaging/monitoring/alerts_test.yml
-	@$(MAKE) --no-print-directory unit ARGS="--test monitoring"
+	@$(MAKE) --no-print-directory unit ARGS="--test monitoring --test monitoring_sql"
 
 test-upgrade: ## The schema pggit down to every version and up again, with data, migrations killed on the way; rows compared
 	@scripts/setup.sh tests

