@@ -8,7 +8,7 @@ use std::process::Output;
 use support::oracle::Facts;
 use support::proxy::run;
 use support::workload::{Unit, Workload};
-use support::{PgServer, Repository, Wire, eventually, psql, versions, wire};
+use support::{PgServer, Proxy, Repository, Wire, eventually, psql, versions, wire};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -154,6 +154,40 @@ fn a_generated_history_makes_the_same_schema() {
         client.ask(&wire::query("rollback"));
     }
     assert_same(it.server, &it.database, &export(&it, &["--format", "sql"]), &[]);
+}
+
+/// Without event triggers what a text of several statements made is told statement by statement: it is said once all the same.
+#[test]
+fn added_calls_make_no_second_statement() {
+    let server = PgServer::shared(versions()[0]);
+    let database = server.unique_database("calls");
+    support::migrate_without_triggers(server, &database);
+    let proxy = Proxy::start(server, &format!("[upstream]\ndbname = \"{database}\"\n"));
+    let mut client = proxy.connect(&database);
+    run_all(
+        &mut client,
+        &[
+            "create schema s; create table s.t (a int); create index on s.t (a); create index on s.t (a); drop table if exists nothing; create view v as select * from s.t",
+            "begin",
+            "create index on s.t (a)",
+            "create index on s.t (a)",
+            "alter table s.t add b int, drop column a cascade",
+            "commit",
+            "set search_path = s",
+            "create table u (like t); alter table u rename to w",
+        ],
+    );
+    // Whoever may read the history may write it out.
+    let reader = format!("reader_{database}");
+    server.psql(&database, &format!("create role {reader} login in role pggit_reader"));
+    let url = server.url(&database).replace("postgres@", &format!("{reader}@"));
+    for format in ["json", "git-fast-import", "sql"] {
+        let output = run(&["export", "--format", format, "--database-url", &url]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        if format == "sql" {
+            assert_same(server, &database, &text(&output.stdout), &[]);
+        }
+    }
 }
 
 /// Where there is no statement, definitions say what was made.
