@@ -325,7 +325,7 @@ fn hostile_names_are_files_like_others() {
         client.rows(&format!("create table {} (a int)", quoted(name)));
     }
     let long = "é".repeat(30);
-    let types = (0..20).map(|n| format!("{}", quoted(&format!("{long}{n}"))));
+    let types = (0..20).map(|n| quoted(&format!("{long}{n}")));
     for name in types.clone() {
         client.rows(&format!("create type {name} as enum ('a')"));
     }
