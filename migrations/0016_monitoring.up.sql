@@ -270,7 +270,7 @@ SELECT t.task, t.due, t.amount, t.unit, t.since, t.what_to_do
       FROM (SELECT min(x.recorded_at) AS oldest FROM pggit.metrics x) m
     UNION ALL
     SELECT 'statement log', pg_total_relation_size('pggit.statements') > 5 * 1024::bigint ^ 3, pg_total_relation_size('pggit.statements'), 'bytes', s.oldest,
-           'DELETE FROM pggit.statements WHERE started_at < …, as its owner and directly; the history does not need it'
+           'DELETE FROM pggit.statements WHERE started_at < ..., as its owner and directly; the history does not need it'
       FROM (SELECT min(x.started_at) AS oldest FROM pggit.statements x) s
     UNION ALL
     SELECT 'dead rows', coalesce(max(u.n_dead_tup) > 10000 AND bool_or(u.n_dead_tup > 10000 AND u.n_dead_tup > u.n_live_tup / 5), false),

@@ -5,9 +5,8 @@ mod support;
 
 use std::process::Output;
 
-use support::oracle::Facts;
 use support::proxy::run;
-use support::workload::{Unit, Workload};
+use support::workload::{Workload, live_through};
 use support::{PgServer, Proxy, Repository, Wire, eventually, psql, versions, wire};
 
 fn text(bytes: &[u8]) -> String {
@@ -116,6 +115,11 @@ fn a_script_makes_the_same_schema() {
         ] {
             client.rows(alone);
         }
+        // The same text twice from one session, and somebody else in between.
+        let again = "begin; drop table if exists again; create table again (a int); commit";
+        client.rows(again);
+        it.sql("alter table again add lost int");
+        client.rows(again);
         client.ask(&wire::query("create table broken (a int); select 1/0"));
         let script = export(&it, &["--branch", "main", "--format", "sql"]);
         assert_same(it.server, &it.database, &script, &[]);
@@ -140,19 +144,7 @@ fn a_generated_history_makes_the_same_schema() {
     let it = Repository::new(versions()[0], "");
     let seed = std::env::var("PGGIT_EXPORT_SEED").map_or(11, |seed| seed.parse().unwrap());
     let mut workload = Workload::new(seed, "w").read_committed();
-    let mut client = it.client();
-    for _ in 0..150 {
-        let facts = Facts::of(&it.server.url(&it.database));
-        let all = match workload.unit(&facts) {
-            Unit::Single(sql) => vec![sql],
-            Unit::Together(all) => vec![all.join(";\n")],
-            Unit::Block(all) => all,
-        };
-        for sql in &all {
-            client.ask(&wire::query(sql));
-        }
-        client.ask(&wire::query("rollback"));
-    }
+    live_through(&mut workload, 150, &mut it.client(), &it.server.url(&it.database));
     assert_same(it.server, &it.database, &export(&it, &["--format", "sql"]), &[]);
 }
 

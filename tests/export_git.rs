@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use support::oracle::Facts;
 use support::proxy::{PROGRAM, run};
-use support::workload::{Unit, Workload};
-use support::{PATIENCE, Repository, eventually, versions, wire};
+use support::workload::{Workload, live_through};
+use support::{PATIENCE, Repository, eventually, versions};
 use tempfile::TempDir;
 
 fn text(bytes: &[u8]) -> String {
@@ -375,19 +374,7 @@ fn a_generated_history_ends_in_the_catalogs() {
     let it = Repository::new(versions()[0], "");
     let seed = std::env::var("PGGIT_EXPORT_SEED").map_or(5, |seed| seed.parse().unwrap());
     let mut workload = Workload::new(seed, "w").read_committed();
-    let mut client = it.client();
-    for _ in 0..120 {
-        let facts = Facts::of(&it.server.url(&it.database));
-        let all = match workload.unit(&facts) {
-            Unit::Single(sql) => vec![sql],
-            Unit::Together(all) => vec![all.join(";\n")],
-            Unit::Block(all) => all,
-        };
-        for sql in &all {
-            client.ask(&wire::query(sql));
-        }
-        client.ask(&wire::query("rollback"));
-    }
+    live_through(&mut workload, 120, &mut it.client(), &it.server.url(&it.database));
     sealed(&it, &it.database);
     let (_home, repository) = new_repository();
     export(&it, &repository);

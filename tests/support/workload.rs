@@ -2,6 +2,7 @@
 
 use super::oracle::{Facts, Object};
 use super::rng::Rng;
+use super::wire::{self, Wire};
 
 /// What a client does at once.
 #[derive(Debug, Clone)]
@@ -12,6 +13,22 @@ pub enum Unit {
     Together(Vec<String>),
     /// BEGIN, statements one by one, COMMIT or ROLLBACK as the last of them.
     Block(Vec<String>),
+}
+
+/// Lives through so many units as one client of the database at that URL; what fails is as it is.
+pub fn live_through(workload: &mut Workload, units: usize, client: &mut Wire, url: &str) {
+    for _ in 0..units {
+        let facts = Facts::of(url);
+        let all = match workload.unit(&facts) {
+            Unit::Single(sql) => vec![sql],
+            Unit::Together(all) => vec![all.join(";\n")],
+            Unit::Block(all) => all,
+        };
+        for sql in &all {
+            client.ask(&wire::query(sql));
+        }
+        client.ask(&wire::query("rollback"));
+    }
 }
 
 /// Makes units of a database's objects.

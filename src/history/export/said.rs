@@ -126,15 +126,19 @@ impl Said {
         }
     }
 
-    /// Whether it may have made several commits. `procedures`: some procedure of this branch commits.
-    pub fn may_commit(&self, procedures: bool) -> bool {
-        let Meant::Statements(all) = &self.meant else { return false };
-        let commits = || self.text.to_ascii_lowercase().contains("commit");
-        all.iter().any(|one| {
-            one.control.is_some()
-                || one.class == Class::Opaque && (commits() || procedures && one.tag == "CALL")
-                || one.tag == "ALTER TABLE" && !one.transactional
-        })
+    /// How many commits it may have made behind the first one. `procedures`: some procedure of this branch commits.
+    pub fn further_commits(&self, procedures: bool) -> usize {
+        let Meant::Statements(all) = &self.meant else { return 0 };
+        let says_commit = || self.text.to_ascii_lowercase().contains("commit");
+        let unknown =
+            |one: &Statement| one.class == Class::Opaque && (says_commit() || procedures && one.tag == "CALL");
+        if all.iter().any(unknown) {
+            return usize::MAX;
+        }
+        // Between the words that begin and end transactions; and DETACH PARTITION CONCURRENTLY, which is two.
+        let parts = all.split(frames).filter(|part| !part.is_empty()).count();
+        let detached = all.iter().filter(|one| one.tag == "ALTER TABLE" && !one.transactional).count();
+        (parts + detached).saturating_sub(1)
     }
 }
 

@@ -80,22 +80,23 @@ struct Script<'a> {
     /// Schemas that were in a search path.
     schemas: BTreeSet<String>,
     procedures: bool,
-    /// Sessions and their last text, where it may have made several commits.
-    going_on: Vec<(String, String)>,
+    /// Sessions and their last text, where it may have made further commits; and how many of them are to come.
+    going_on: Vec<(String, String, usize)>,
 }
 
 impl Script<'_> {
     fn commit(&mut self, commit: &Commit, mut texts: Vec<Said>) -> io::Result<()> {
         header(self.out, commit, &texts)?;
-        let went_on = texts.first().is_some_and(|first| self.goes_on(first));
-        if went_on {
+        let went_on = texts.first().and_then(|first| self.goes_on(first));
+        if let Some(left) = went_on {
             let first = texts.remove(0);
             remark(self.out, "")?;
             remark(self.out, "This, too, was done by the statement that stands above:")?;
             shown(self.out, &first.text)?;
-            self.remember(texts.last().unwrap_or(&first));
-        } else if let Some(last) = texts.last() {
-            self.remember(last);
+            self.remember(&first, left);
+        }
+        if let Some(last) = texts.last() {
+            self.remember(last, last.further_commits(self.procedures));
         }
         let single = match texts.as_slice() {
             [one] => matches!(&one.meant, Meant::Statements(all) if all.len() == 1) && one.repeats() == 1,
@@ -122,19 +123,19 @@ impl Script<'_> {
         Ok(())
     }
 
-    /// Whether a commit's first text is that with which its session has made another commit already.
-    fn goes_on(&self, said: &Said) -> bool {
-        let is_it = |(session, text): &(String, String)| *session == said.session && *text == said.text;
-        self.going_on.iter().any(is_it)
+    /// Whether a commit's first text is that with which its session has made another commit already; how many are still to come.
+    fn goes_on(&self, said: &Said) -> Option<usize> {
+        let is_it = |(session, text, _): &&(String, String, usize)| *session == said.session && *text == said.text;
+        self.going_on.iter().find(is_it).map(|(_, _, left)| left - 1)
     }
 
-    fn remember(&mut self, said: &Said) {
-        self.going_on.retain(|(session, _)| *session != said.session);
-        if said.may_commit(self.procedures) {
+    fn remember(&mut self, said: &Said, left: usize) {
+        self.going_on.retain(|(session, _, _)| *session != said.session);
+        if left > 0 {
             if self.going_on.len() == GOING_ON {
                 self.going_on.remove(0);
             }
-            self.going_on.push((said.session.clone(), said.text.clone()));
+            self.going_on.push((said.session.clone(), said.text.clone(), left));
         }
     }
 
@@ -198,9 +199,8 @@ impl Script<'_> {
         }
         if !made.is_empty() {
             write!(self.out, "\n{}", script(&made))?;
+            // It has turned the search path off.
             self.path = None;
-            // The script turned the search path off.
-            writeln!(self.out, "RESET check_function_bodies;\nSET check_function_bodies = off;")?;
         }
         for row in untold {
             let identity = row.object_identity.as_deref().unwrap_or_default();
