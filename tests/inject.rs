@@ -345,6 +345,9 @@ fn what_event_triggers_never_report_is_recorded() {
                 "0",
                 "a password is not kept"
             );
+            let logged = || it.sql("select sql from pggit.statements where sql ~ 'password'");
+            assert!(eventually(PATIENCE, || !logged().is_empty()));
+            assert_eq!(logged(), format!("create role {role} login password '...'"), "nor in the statement log");
             client.rows(&format!("begin; create role {role}_gone; rollback"));
             assert_eq!(it.news(&mut seen), Vec::<String>::new());
         }

@@ -35,7 +35,7 @@ pub(super) struct Tables {
     pub freezes: Vec<Freeze>,
 }
 
-/// Adds facts to the statement log, in their order; those that are there already stay as they are.
+/// Adds facts to the statement log, in their order; those that are there already stay as they are. Passwords are not kept.
 pub(super) async fn insert_facts(
     connection: &mut PgConnection,
     facts: &[Arc<StatementFact>],
@@ -55,7 +55,7 @@ pub(super) async fn insert_facts(
          outcome, sqlstate, error, created_by, application_name, client_addr, client_port, started_at, duration_ms, \
          rerouted_to, proxy) \
          SELECT *, $20 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], \
-         $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], \
+         ARRAY(SELECT pggit.without_secrets(t) FROM unnest($7::text[]) WITH ORDINALITY x(t, n) ORDER BY n), $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], \
          $15::inet[], $16::int4[], $17::timestamptz[], $18::float8[], $19::text[]) \
          ON CONFLICT (id) DO NOTHING",
     )
