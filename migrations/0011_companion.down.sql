@@ -2,6 +2,8 @@ SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 REVOKE USAGE ON SCHEMA pggit FROM PUBLIC;
 DROP PROCEDURE pggit.companion(text, text, text);
+DROP FUNCTION pggit.unbound_lock_wait();
+DROP FUNCTION pggit.bound_lock_wait(text);
 DROP FUNCTION pggit.record_found(jsonb, text, bytea);
 DROP FUNCTION pggit.comment_made(text, xid8, integer, integer);
 DROP FUNCTION pggit.found(oid[], oid[]);

@@ -667,6 +667,31 @@ LANGUAGE sql STABLE AS $$
       FROM pg_description d WHERE act = 'COMMENT' AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since)
 $$;
 
+-- A schema change on a branch with ddl_lock_timeout waits no longer for its locks, where its session has no lock_timeout (0 is none). The
+-- call behind it leaves the session as it was. If the statement fails, its transaction or savepoint takes the setting back.
+CREATE FUNCTION pggit.bound_lock_wait(bound text) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    said text;
+BEGIN
+    IF bound IS NOT NULL AND current_setting('lock_timeout') = '0' THEN
+        said := set_config('lock_timeout', bound, true);
+        said := set_config('pggit.lock_timeout', 'added', true);
+    END IF;
+END
+$$;
+
+CREATE FUNCTION pggit.unbound_lock_wait() RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    said text;
+BEGIN
+    IF current_setting('pggit.lock_timeout', true) = 'added' THEN
+        said := set_config('lock_timeout', '0', true);
+        said := set_config('pggit.lock_timeout', '', true);
+    END IF;
+END
+$$;
+
+-- A call may be there for the lock_timeout only: then 'notes' and 'records' are false.
 CREATE PROCEDURE pggit.companion(payload text, signature text, sql text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off
@@ -681,13 +706,22 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'only pggit-proxy may record changes';
     END IF;
     call := payload::jsonb;
+    IF call ->> 'phase' = 'after' THEN
+        PERFORM pggit.unbound_lock_wait();
+    END IF;
     PERFORM pggit.begin_recording();
     IF call ->> 'session' IS DISTINCT FROM current_setting('pggit.session', true) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'this call was signed for another session';
     END IF;
     IF call ->> 'phase' = 'before' THEN
-        PERFORM pggit.note_droppable((SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o
-                                       HAVING bool_and(o ->> 1 <> '*' AND call ->> 'tag' <> 'DROP OWNED')), call ->> 'type', secret);
+        IF call -> 'notes' IS DISTINCT FROM 'false' THEN
+            PERFORM pggit.note_droppable((SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o
+                                           HAVING bool_and(o ->> 1 <> '*' AND call ->> 'tag' <> 'DROP OWNED')), call ->> 'type', secret);
+        END IF;
+        PERFORM pggit.bound_lock_wait(call ->> 'lock_timeout');
+        RETURN;
+    END IF;
+    IF call -> 'records' = 'false' THEN
         RETURN;
     END IF;
     query := coalesce(call ->> 'query', sql);

@@ -219,6 +219,11 @@ impl Metrics {
         self.branches.of(&self.recorder, branch).ddl(&self.recorder, tag, outcome);
     }
 
+    /// `lint_findings_total{branch,rule}`
+    pub fn lint_finding(&self, branch: Option<&str>, rule: String) {
+        self.branches.of(&self.recorder, branch).finding(&self.recorder, rule);
+    }
+
     /// `verdicts_total{branch,verdict}`
     pub fn verdict(&self, branch: Option<&str>, verdict: VerdictKind) {
         let counts = self.branches.of(&self.recorder, branch);

@@ -6,7 +6,7 @@ mod engine;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use engine::{READY, feed};
@@ -15,7 +15,8 @@ use pggit_proxy::branch::{Branch, Branches, Carriers, Origin, Route, take_branch
 use pggit_proxy::change::{Enqueued, Intended, Returned, Stays, VerdictKind};
 use pggit_proxy::control::command::parse;
 use pggit_proxy::control::frame::{MAX_MESSAGE, Opening, read_message, read_opening};
-use pggit_proxy::policy::{Action, Policy, Queueing, Rule};
+use pggit_proxy::policy::lint::{Lint, LintAction};
+use pggit_proxy::policy::{Action, Care, Policy, Queueing, Rule};
 use pggit_proxy::session::{Effects, Env, Limits, Next, Session};
 use pggit_proxy::sql::{Classifier, Encoding, called_functions, split};
 use pggit_proxy::wire::frame::{BadLength, Head};
@@ -279,7 +280,7 @@ fn command(text: &str) {
 /// A session between a client and a server that say anything, in any pieces: it never panics, holds no more than one
 /// message, and lets out what came in, as far as no statement was refused.
 pub fn session(data: &[u8]) {
-    for policy in [Policy::default(), queueing(), rerouting()] {
+    for policy in policies() {
         session_under(policy, data);
     }
 }
@@ -301,9 +302,20 @@ fn session_under(policy: Policy, data: &[u8]) {
 
 /// The same for messages of one's own making: each is given whole or in pieces of `cut` bytes.
 pub fn conversation(messages: &[(bool, Vec<u8>)], cut: usize) {
-    for policy in [Policy::default(), queueing(), rerouting()] {
+    for policy in policies() {
         conversation_under(policy, messages, cut);
     }
+}
+
+fn policies() -> [Policy; 5] {
+    [Policy::default(), queueing(), rerouting(), linting(LintAction::Warn), linting(LintAction::Refuse)]
+}
+
+/// Every change has findings, and is bounded in its waiting.
+fn linting(action: LintAction) -> Policy {
+    let lint = Lint { action, exclude: Vec::new(), include: Vec::new(), skip_unchecked: false };
+    let care = Care { lint: Some(Arc::new(lint)), lock_timeout: Some(Duration::from_secs(5)) };
+    Policy { care: [("main".to_owned(), care)].into(), ..Policy::default() }
 }
 
 /// Every change waits for approval.
@@ -426,6 +438,11 @@ impl Between {
                     self.session.errand_returned(returned(errand.sql.len()));
                     continue;
                 }
+                Ok(Next::AskRecorder) if fx.check.is_some() => {
+                    let findings = fx.check.take().unwrap().unchecked("the test says so");
+                    self.session.checked(findings);
+                    continue;
+                }
                 Ok(Next::AskRecorder) => assert!(fx.intent.take().is_some(), "the history can be written"),
                 Err(_) => {
                     up.broken = true;
@@ -438,7 +455,7 @@ impl Between {
         let accompanied =
             !up.rewritten && up.pipe.outgoing().windows(COMPANION.len()).any(|window| window == COMPANION);
         up.drain();
-        if accompanied || fx.verdicts.iter().any(|verdict| *verdict != VerdictKind::Allow) {
+        if accompanied || !fx.reply.is_empty() || fx.verdicts.iter().any(|verdict| *verdict != VerdictKind::Allow) {
             up.rewritten = true;
             self.down.rewritten = true;
         }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::section::{Section, nearest};
-use super::{BranchConfig, Config};
+use super::{BranchConfig, CareConfig, Config};
 use crate::branch::{Branch, Branches, Origin, check_branch_name, check_database_name};
-use crate::policy::{Freeze, Policy};
+use crate::policy::{Care, Freeze, Policy};
 
 /// Reads the branches. The default branch is the one in the main database, declared or not.
 pub(super) fn read_branches(mut section: Section<'_>, main_database: &str, folder: &Path) -> BranchConfig {
@@ -19,6 +19,7 @@ pub(super) fn read_branches(mut section: Section<'_>, main_database: &str, folde
             Err(message) => section.problem(&default.span, message),
         }
     }
+    config.care = CareConfig::read(&mut section);
     config.pg_dump = section.text("pg_dump").map(|placed| folder.join(placed.value));
     let mut places: Vec<Range<usize>> = Vec::new();
     for (name, mut branch) in section.named_sections() {
@@ -30,6 +31,7 @@ pub(super) fn read_branches(mut section: Section<'_>, main_database: &str, folde
         let database = branch
             .parsed("database", |text| check_database_name(text).map(|()| text.to_owned()).map_err(str::to_owned));
         let protected = branch.flag("protected", false);
+        config.cares.insert(name.clone(), CareConfig::read(&mut branch));
         let parent = branch.text("parent");
         if let Some(parent) = &parent
             && let Err(message) = check_branch_name(&parent.value)
@@ -138,10 +140,18 @@ impl Config {
     /// The rules in force.
     pub fn policy(&self, branches: &Branches, freezes: &[Freeze]) -> Policy {
         let protected = branches.all.iter().filter(|branch| branch.protected);
+        let cares = branches.all.iter().map(|branch| (branch.name.clone(), self.care(&branch.name, branch.protected)));
+        let care = cares.filter(|(_, care)| *care != Care::default()).collect();
         Policy {
             rules: self.rules.clone(),
             freezes: freezes.to_vec(),
             protected: protected.map(|branch| branch.name.clone()).collect(),
+            care,
         }
+    }
+
+    /// How schema changes of a branch are run.
+    pub fn care(&self, branch: &str, is_protected: bool) -> Care {
+        self.branches.care.of(self.branches.cares.get(branch), is_protected)
     }
 }

@@ -4,6 +4,7 @@
 //! line ([`Overrides`]) go over it. Every key is written down once, where it is read.
 
 mod branches;
+mod care;
 mod circles;
 mod hosts;
 mod listen;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use care::CareConfig;
 pub use hosts::{Host, SessionAttrs};
 pub use overrides::Overrides;
 pub use summary::ValueOrigin;
@@ -209,6 +211,10 @@ pub struct BranchConfig {
     pub declared: Vec<Branch>,
     /// The default branch is declared without a database: it is in the main database, whatever that is.
     pub default_in_main: bool,
+    /// How schema changes are run, on every branch.
+    pub care: CareConfig,
+    /// The same for branches of which more is said, by name.
+    pub cares: BTreeMap<String, CareConfig>,
 }
 
 /// Change requests.
@@ -449,7 +455,14 @@ impl Default for Limits {
 
 impl Default for BranchConfig {
     fn default() -> Self {
-        Self { default: "main".into(), pg_dump: None, declared: Vec::new(), default_in_main: false }
+        Self {
+            default: "main".into(),
+            pg_dump: None,
+            declared: Vec::new(),
+            default_in_main: false,
+            care: CareConfig::default(),
+            cares: BTreeMap::new(),
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::units::{show_duration, show_size};
-use super::{Capture, Config, ControlRole, ListenTls, OnFailure};
+use super::{Capture, CareConfig, Config, ControlRole, ListenTls, OnFailure};
 use crate::policy::Rule;
+use crate::policy::lint::LintAction;
 
 /// Where a value came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +87,24 @@ impl Config {
         row("history.queue", self.history.queue.to_string());
         row("branches.default", self.branches.default.clone());
         row("branches.pg_dump", show_path(&self.branches.pg_dump));
+        let every = &self.branches.care;
+        row("branches.lint", show_lint(every.lint.flatten()));
+        row("branches.lint_exclude", every.exclude.as_deref().unwrap_or_default().join(", "));
+        row("branches.lint_include", every.include.as_deref().unwrap_or_default().join(", "));
+        row("branches.ddl_lock_timeout", show_duration(every.lock_timeout.unwrap_or(CareConfig::LOCK_TIMEOUT)));
         for branch in &self.branches.declared {
+            let care = self.care(&branch.name, branch.protected);
+            let own = self.branches.cares.get(&branch.name);
+            let rules = |pick: fn(&CareConfig) -> &Option<Vec<String>>| {
+                own.and_then(|own| pick(own).as_deref()).or(pick(every).as_deref()).unwrap_or_default().join(", ")
+            };
+            row(&format!("branches.{}.lint", branch.name), show_lint(care.lint.map(|lint| lint.action)));
+            row(&format!("branches.{}.lint_exclude", branch.name), rules(|care| &care.exclude));
+            row(&format!("branches.{}.lint_include", branch.name), rules(|care| &care.include));
+            row(
+                &format!("branches.{}.ddl_lock_timeout", branch.name),
+                show_duration(care.lock_timeout.unwrap_or_default()),
+            );
             row(&format!("branches.{}.database", branch.name), branch.database.clone());
             row(&format!("branches.{}.protected", branch.name), branch.protected.to_string());
             row(&format!("branches.{}.parent", branch.name), branch.parent.clone().unwrap_or_default());
@@ -168,6 +186,10 @@ fn show_tls(section: &str, tls: &ListenTls, row: &mut impl FnMut(&str, String)) 
     row(&format!("{section}.key"), show_path(&tls.key));
     row(&format!("{section}.client_ca"), show_path(&tls.client_ca));
     row(&format!("{section}.client_name"), tls.user_from_certificate.to_string());
+}
+
+fn show_lint(action: Option<LintAction>) -> String {
+    action.map_or("off", LintAction::as_str).to_owned()
 }
 
 fn show_path(path: &Option<PathBuf>) -> String {

@@ -6,10 +6,12 @@
 //! not matched by a rule that allows.
 
 mod judge;
+pub mod lint;
 mod pattern;
 mod queued;
 mod reroute;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,7 @@ pub use queued::{QUEUED, Queued};
 pub use reroute::{CANNOT_REROUTE, Detour, Rerouted};
 
 use crate::sql::Class;
+use lint::Lint;
 
 /// What a rule does with a statement that matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +170,17 @@ pub struct Policy {
     pub freezes: Vec<Freeze>,
     /// Names of protected branches: DDL and role changes are refused unless a rule allowed them.
     pub protected: Vec<String>,
+    /// How schema changes of a branch are run, by its name; without an entry: as they come.
+    pub care: BTreeMap<String, Care>,
+}
+
+/// How schema changes of a branch are run that the rules let pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Care {
+    /// They are checked first.
+    pub lint: Option<Arc<Lint>>,
+    /// How long they wait for locks where their session says nothing.
+    pub lock_timeout: Option<Duration>,
 }
 
 impl Rule {

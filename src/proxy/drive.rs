@@ -26,6 +26,7 @@ use super::stream::Stream;
 use super::upstream::Address;
 use super::{LAST_ARRIVALS, Relay, cancel, handshake, refuse};
 use crate::change::{Enqueued, Intended, Recording, Returned, SessionFacts, Stays};
+use crate::policy::lint::Findings;
 use crate::session::{Activity, Effects, Env, Limits, Next, Session};
 use crate::state::{Client, ClientState, Full};
 use crate::telemetry::{Connection, Side};
@@ -84,6 +85,8 @@ enum Wait {
         /// It has come, and waits for the end of a message on its way to the client.
         place: Option<Box<Result<moving::Place, Stays>>>,
     },
+    /// What is dangerous about the statements at the front.
+    Check(Pin<Box<dyn Future<Output = Findings> + Send>>),
     /// The server's answers to what came before the statement at the front.
     Answers,
     /// Room in the statement log.
@@ -250,6 +253,10 @@ impl Drive<'_> {
             Some(Wait::Intent(answer)) => match answer.as_mut().poll(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(answer) => self.session.intent_answered(answer),
+            },
+            Some(Wait::Check(answer)) => match answer.as_mut().poll(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(findings) => self.session.checked(findings),
             },
             Some(Wait::Requests { answer, waits }) => match answer.as_mut().poll(cx) {
                 Poll::Pending => return Ok(false),
@@ -451,6 +458,7 @@ impl Drive<'_> {
                 | Wait::Decision { .. }
                 | Wait::Errand { .. }
                 | Wait::Move { .. }
+                | Wait::Check(_)
                 | Wait::Answers => {}
             }
         }

@@ -4,7 +4,7 @@
 //! stay with one thread.
 //! [`introduction`] learns whom a load balancer speaks for, [`handshake`] reads the start-up packet and finds the branch,
 //! [`login`] has its part in logging in, [`upstream`] connects to the server, with [`tls`] where it is to be, [`greet`] hears its first words,
-//! [`road`] does so for the recorder, [`drive`] relays until one side ends, [`cancel`] carries cancel requests.
+//! [`road`] does so for the recorder, [`lint`] has schema changes checked, [`drive`] relays until one side ends, [`cancel`] carries cancel requests.
 
 mod again;
 mod buffers;
@@ -15,6 +15,7 @@ mod foreign;
 mod greet;
 mod handshake;
 mod introduction;
+mod lint;
 mod listener;
 mod login;
 mod logins;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::companion::{Call, Companions, Edits};
 use super::judge::{No, Ruled, Ruling, is_logged, logged_sql};
 use super::ledger::{Kind, Script, Watched};
+use super::lint::{Linted, Lints};
 use super::moving::{self, Moves};
 use super::prepared::{Prepared, Text};
 use super::queue::{self, Held, Kept};
@@ -13,6 +14,7 @@ use super::reroute::{Send, Sent, Shape};
 use super::transaction::{Part, Step};
 use super::{Batch, Effects, Env, Next, Rest, Session};
 use crate::change::{Means, Told};
+use crate::policy::lint::LintAction;
 use crate::policy::{Interest, Refusal, Rerouted, Verdict};
 use crate::sql::{Class, Classified, Classifier, Statement, unread};
 use crate::wire::frame::{self, BadLength, HEADER, Head, cstr};
@@ -190,6 +192,11 @@ impl Session {
     /// A Query whose statements are known.
     fn script(&mut self, frame: &Frame<'_>, statements: &[Statement], text: &[u8], fx: &mut Effects) -> Judged {
         let class = statements.first().map_or(Class::Other, |statement| statement.class);
+        match self.lint(&Linted { statements, text: Some(text), shift: 0, is_bound: false }, frame.env, fx) {
+            Lints::Go => {}
+            Lints::Ask => return Judged::Ask,
+            Lints::Settle(flush) => return Judged::Settle(flush),
+        }
         let mut steps = VecDeque::new();
         let mut edits = Edits::default();
         // Most texts hold nothing that matters: only the first statement that does makes a place for those before it.
@@ -221,7 +228,8 @@ impl Session {
                     // What stands in an open batch must stay one statement: PostgreSQL 18 goes on with the batch behind it, but
                     // not behind several. And a malformed message is the server's to reject.
                     let fits = self.batch == Batch::Closed && frame.body.len() == text.len() + 1;
-                    let companions = if fits { self.companions(statement, means, &step, text) } else { None };
+                    let companions =
+                        if fits { self.companions(statement, means, &step, text, frame.env) } else { None };
                     let Some(companions) = companions else {
                         steps.push_back(step);
                         continue;
@@ -360,10 +368,19 @@ impl Session {
         Ok(judged)
     }
 
-    /// The calls that record the statement, where no event trigger does. `text` is what they will stand in.
-    fn companions(&self, statement: &Statement, means: Option<Means>, step: &Step, text: &[u8]) -> Option<Companions> {
+    /// The calls that record the statement, where no event trigger does, or bound its waiting. `text` is what they will stand in.
+    fn companions(
+        &self,
+        statement: &Statement,
+        means: Option<Means>,
+        step: &Step,
+        text: &[u8],
+        env: &Env<'_>,
+    ) -> Option<Companions> {
         let id = step.fact.as_ref()?.id;
-        if self.replication { None } else { Companions::of(statement, &means?, &self.facts, id, text) }
+        let care = self.facts.branch.as_deref().and_then(|branch| env.policy.care.get(branch));
+        let wait = care.and_then(|care| care.lock_timeout);
+        if self.replication { None } else { Companions::of(statement, &means?, &self.facts, id, text, wait) }
     }
 
     fn parse(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
@@ -450,7 +467,7 @@ impl Session {
             let commented = (!before.trim_ascii().is_empty()).then(|| logged_sql(text, env.limits.max_logged_sql));
             Arc::new(Text { statement: statement.clone(), sql, exact, commented })
         });
-        Prepared { class: statement.class, text, means: None, held: false }
+        Prepared { class: statement.class, text, means: None, held: false, bound: false }
     }
 
     fn bind(&mut self, frame: &Frame<'_>, fx: &mut Effects) -> Judged {
@@ -489,7 +506,16 @@ impl Session {
             };
             match ruled {
                 Ok(None) => return Judged::Ask,
-                Ok(Some(ruling)) => prepared.means = ruling.means,
+                Ok(Some(ruling)) => {
+                    prepared.means = ruling.means;
+                    if let Some(action) = self.is_linted(&known.statement, frame.env) {
+                        prepared.held = true;
+                        prepared.bound = match has_parameters(frame) {
+                            None if action == LintAction::Queue => return Judged::Wait,
+                            has => has == Some(true),
+                        };
+                    }
+                }
                 Err(No::Queue(_) | No::Reroute(_) | No::Move(_)) => {}
                 Err(No::Refuse(refusal)) => {
                     let refused = self.refused(&known.statement, known.sql.as_bytes(), refusal, frame.env, fx);
@@ -531,8 +557,22 @@ impl Session {
         };
         let class = prepared.class;
         let Some(known) = prepared.text.clone() else { return self.owe(Kind::Execute, class, frame, None) };
-        let mut means = prepared.means;
-        if !known.statement.transactional || prepared.held {
+        let (mut means, held, is_bound) = (prepared.means, prepared.held, prepared.bound);
+        if !known.statement.transactional || held {
+            let statement = &known.statement;
+            // Of a long text only the beginning is kept.
+            let is_whole = known.exact && known.whole().len() <= frame.env.limits.max_logged_sql;
+            let text = is_whole.then(|| known.whole().as_bytes());
+            let shift = if known.commented.is_some() { 0 } else { statement.range.start };
+            match self.lint(
+                &Linted { statements: std::slice::from_ref(statement), text, shift, is_bound },
+                frame.env,
+                fx,
+            ) {
+                Lints::Go => {}
+                Lints::Ask => return Judged::Ask,
+                Lints::Settle(flush) => return Judged::Settle(flush),
+            }
             let ruled = match self.rule_alone(&known.statement, known.sql.as_bytes(), frame.env, fx) {
                 Ok(ruling) => Ok(ruling),
                 Err(No::Refuse(refusal)) => Err((refusal, None)),
@@ -572,7 +612,7 @@ impl Session {
         if step.fact.is_none() && step.control.is_none() && step.intent.is_none() {
             return self.owe(Kind::Execute, class, frame, None);
         }
-        let Some(companions) = self.companions(&known.statement, means, &step, b"") else {
+        let Some(companions) = self.companions(&known.statement, means, &step, b"", frame.env) else {
             return self.owe(Kind::Execute, class, frame, Some(Watched::Execute(step)));
         };
         if !frame.is_whole() {

@@ -1,5 +1,6 @@
 //! Companions: calls of `pggit.companion` that travel with a client's statement, in its transaction, and record what no
-//! event trigger reports. The client sees nothing of them.
+//! event trigger reports. The client sees nothing of them. They also bound how long a schema change waits for locks, where its
+//! branch says so.
 //!
 //! In a Query they stand in the text: one behind the statement and, where it may drop something, one before it, which
 //! notes what is there. In the extended protocol they are messages behind the client's Execute (or around it), within the
@@ -8,6 +9,7 @@
 //! Each is signed with the database's key and holds its statement's id, so that nobody else can record anything.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -33,27 +35,51 @@ pub(super) struct Call {
 }
 
 impl Companions {
-    /// Those that the statement needs; `id` is its key in `pggit.statements`, `text` the Query that they will stand in.
-    pub fn of(statement: &Statement, means: &Means, session: &SessionFacts, id: Uuid, text: &[u8]) -> Option<Self> {
+    /// Those that the statement needs; `id` is its key in `pggit.statements`, `text` the Query that they will stand in, `wait` how
+    /// long it may wait for locks if its session does not say.
+    pub fn of(
+        statement: &Statement,
+        means: &Means,
+        session: &SessionFacts,
+        id: Uuid,
+        text: &[u8],
+        wait: Option<Duration>,
+    ) -> Option<Self> {
         if !statement.parsed || !statement.transactional || statement.temporary {
             return None;
         }
-        let wanted = match means.capture {
+        let records = match means.capture {
             Capture::Trigger => statement.is_untriggered(),
             Capture::Inject => matches!(statement.class, Class::Ddl | Class::Role) || statement.is_untriggered(),
         };
-        if !wanted {
+        let wait = wait.filter(|_| statement.class == Class::Ddl);
+        if !records && wait.is_none() {
             return None;
         }
-        let before = means.capture == Capture::Inject && statement.may_drop();
-        let call = |phase, told| Call::new(phase, statement, means, session, id, told);
-        Some(Self { before: before.then(|| call("before", None)), after: call("after", told(text)) })
+        let notes = means.capture == Capture::Inject && statement.may_drop();
+        let task = Task { records, notes, wait };
+        let call = |phase, told| Call::new(phase, &task, statement, means, session, id, told);
+        let before = notes || wait.is_some();
+        Some(Self {
+            before: before.then(|| call("before", None)),
+            after: call("after", told(text).filter(|_| records)),
+        })
     }
+}
+
+/// What the calls of one statement are for.
+struct Task {
+    records: bool,
+    /// Notes what may be dropped.
+    notes: bool,
+    /// Bounds how long it waits for locks.
+    wait: Option<Duration>,
 }
 
 impl Call {
     fn new(
         phase: &str,
+        task: &Task,
         statement: &Statement,
         means: &Means,
         session: &SessionFacts,
@@ -61,7 +87,7 @@ impl Call {
         told: Option<&str>,
     ) -> Self {
         let objects: Vec<Value> = statement.objects.iter().map(|object| json!([object.schema, object.name])).collect();
-        let payload = json!({
+        let mut payload = json!({
             "phase": phase,
             "capture": means.capture.as_str(),
             "session": session.id.to_string(),
@@ -72,6 +98,11 @@ impl Call {
             "objects": objects,
             "query": told,
         });
+        if let Some(wait) = task.wait {
+            payload["records"] = task.records.into();
+            payload["notes"] = task.notes.into();
+            payload["lock_timeout"] = format!("{}ms", wait.as_millis()).into();
+        }
         let payload = in_ascii(&payload.to_string());
         let signature = sign(&means.key, payload.as_bytes());
         Self { payload, signature }
@@ -125,7 +156,7 @@ pub fn recording_calls(
     session: &SessionFacts,
     id: Uuid,
 ) -> Option<(Option<String>, Option<String>)> {
-    let calls = Companions::of(statement, means, session, id, b"")?;
+    let calls = Companions::of(statement, means, session, id, b"", None)?;
     Some((calls.before.map(|call| call.statement()), Some(calls.after.statement())))
 }
 

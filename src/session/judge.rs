@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::guard;
+use super::lint::Said;
 use super::refusal::Refused;
 use super::transaction::{Part, Step};
 use super::{Effects, Env, Session};
@@ -74,7 +75,11 @@ impl Session {
                 return Err(rerouted.impossible("a rule has sent it here already").into());
             }
             Verdict::Reroute(rerouted) => return Err(No::Reroute(Box::new(rerouted))),
-            Verdict::Allow(rule) => rule,
+            Verdict::Allow(rule) => match self.lint.says(statement) {
+                None => rule,
+                Some(Said::Refuse(refusal)) => return Err(refusal.clone().into()),
+                Some(Said::Queue(queued)) => return Err(No::Queue(queued.clone())),
+            },
         };
         if !is_logged(statement) || statement.temporary || self.transaction.status == b'E' {
             return Ok(Some(Ruling { rule, means: None }));

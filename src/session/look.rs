@@ -1,12 +1,14 @@
 //! What is asked of the client's own server connection, between its statements and unseen by it: the settings that another
-//! connection would need to be like this one, and what this one would lose by moving.
+//! connection would need to be like this one, what this one would lose by moving, what is known of a statement's tables.
 //!
-//! In the extended protocol, under names of its own: a Query would take the client's unnamed statement away. Outside a
-//! transaction within a Sync of ours; in the client's open batch, which has run nothing yet, with a Flush.
+//! In the extended protocol, under names of its own: a Query would take the client's unnamed statement away. Within a Sync of
+//! ours; in the client's open batch with a Flush.
 
 use super::ledger::Kind;
-use super::{Effects, Env, Session};
+use super::{Effects, Env, Session, lint};
 use crate::change::Carried;
+use crate::policy::Refusal;
+use crate::policy::lint::LOOK as TABLES;
 use crate::sql::{Class, calls_set_config};
 use crate::wire::error::field;
 use crate::wire::frame;
@@ -41,15 +43,25 @@ const TIES: &str = "UNION ALL SELECT 'the prepared statement \"' OPERATOR(pg_cat
      UNION ALL SELECT 'an advisory lock', '', 'tie' FROM pg_catalog.pg_locks a \
      WHERE a.locktype OPERATOR(pg_catalog.=) 'advisory' AND a.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
 
+/// What may well happen to any query: cancelled or too slow, no lock in time, nothing of it allowed, out of memory.
+const EXPECTED: [&str; 4] = ["57014", "55P03", "42501", "53200"];
+
 /// A look and what came of it.
 #[derive(Debug, Default)]
 pub(super) enum Look {
     #[default]
     None,
     /// Its answers are owed.
-    Asked { found: Found, failed: Option<String> },
+    Asked { found: Found, failed: Option<Failed> },
     /// They came.
-    Seen(Result<Found, String>),
+    Seen(Result<Found, Failed>),
+}
+
+/// Why a look failed.
+#[derive(Debug, Clone)]
+pub(super) struct Failed {
+    sqlstate: String,
+    message: String,
 }
 
 /// What was found.
@@ -64,11 +76,36 @@ pub(super) struct Found {
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum At {
+pub(super) enum At<'a> {
     /// Settings.
     Settings,
     /// Settings, and what cannot move.
     Everything,
+    /// These tables, in an array.
+    Tables(&'a str),
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Failed {
+    fn new(sqlstate: &str, message: String) -> Self {
+        Self { sqlstate: sqlstate.to_owned(), message }
+    }
+
+    /// The server's error, as one of the statement that the look was for.
+    pub fn refusal(&self, detail: &str) -> Refusal {
+        Refusal {
+            sqlstate: EXPECTED.into_iter().find(|known| *known == self.sqlstate).unwrap_or("XX000"),
+            rule: None,
+            message: self.message.clone(),
+            detail: Some(detail.to_owned()),
+            hint: None,
+        }
+    }
 }
 
 impl Look {
@@ -80,20 +117,24 @@ impl Look {
 
 impl Session {
     /// The messages of a look; what is owed for them is noted. `Session::looked` gives the answer, once they are answered.
-    pub(super) fn look(&mut self, at: At, env: &Env<'_>) -> Vec<u8> {
+    pub(super) fn look(&mut self, at: At<'_>, env: &Env<'_>) -> Vec<u8> {
         let in_batch = self.begun;
-        let names = self.customs.array();
+        let names = match at {
+            At::Settings | At::Everything => self.customs.array(),
+            At::Tables(names) => names.to_owned(),
+        };
         self.calls = self.calls.wrapping_add(1);
         let name = format!("{NAME}{}\0", self.calls);
         let name = name.as_bytes();
         let mut out = Vec::new();
         frame::put(&mut out, b'P', |body| {
             body.extend_from_slice(name);
-            body.extend_from_slice(SETTINGS.as_bytes());
-            if at == At::Everything {
-                body.push(b' ');
-                body.extend_from_slice(TIES.as_bytes());
-            }
+            let queries: &[&str] = match at {
+                At::Settings => &[SETTINGS],
+                At::Everything => &[SETTINGS, " ", TIES],
+                At::Tables(_) => &[TABLES],
+            };
+            queries.iter().for_each(|query| body.extend_from_slice(query.as_bytes()));
             body.extend_from_slice(&[0, 0, 0]);
         });
         frame::put(&mut out, b'B', |body| {
@@ -127,11 +168,13 @@ impl Session {
     }
 
     /// What a look has found, where one is over; nothing is left of it then.
-    pub(super) fn looked(&mut self) -> Option<Result<Found, String>> {
+    pub(super) fn looked(&mut self) -> Option<Result<Found, Failed>> {
         match std::mem::take(&mut self.look) {
             Look::None => None,
             // The connection has ended meanwhile.
-            Look::Asked { failed, .. } => Some(Err(failed.unwrap_or_else(|| "the server hung up".to_owned()))),
+            Look::Asked { failed, .. } => {
+                Some(Err(failed.unwrap_or_else(|| Failed::new("08006", "the server hung up".to_owned()))))
+            }
             Look::Seen(seen) => Some(seen),
         }
     }
@@ -143,19 +186,26 @@ impl Session {
         match (tag, owed.kind) {
             (b'D', Kind::Hidden) => {
                 if let Err(reason) = found.take(body) {
-                    failed.get_or_insert(reason);
+                    failed.get_or_insert(Failed::new("54000", reason));
                 }
             }
             (b'1' | b'2' | b'3' | b'C', Kind::Hidden) => drop(self.ledger.pop()),
             (b'E', Kind::Hidden) => {
-                let said = String::from_utf8_lossy(field(body, b'M').unwrap_or_default()).into_owned();
-                failed.get_or_insert(said);
+                let text = |code| String::from_utf8_lossy(field(body, code).unwrap_or_default()).into_owned();
+                failed.get_or_insert(Failed::new(&text(b'C'), text(b'M')));
                 self.ledger.failed(|_, _| {});
                 if self.ledger.ignores_all() {
                     // In the client's own batch, which has failed with it: it has to hear of that.
-                    let reason = failed.clone().unwrap_or_default();
+                    let failed = failed.take();
                     self.look = Look::None;
-                    return Some(self.look_failed(&reason, fx));
+                    if matches!(self.lint, lint::Front::Looking(_)) {
+                        // As its own statement would have failed: cancelled, or too slow.
+                        self.transaction.failed(&text(b'C'), &text(b'M'));
+                        let mut out = Vec::new();
+                        frame::put(&mut out, b'E', |frame| frame.extend_from_slice(body));
+                        return Some(out);
+                    }
+                    return Some(self.look_failed(&failed.map(|failed| failed.message).unwrap_or_default(), fx));
                 }
             }
             (b'Z', Kind::HiddenSync) => drop(self.ledger.pop()),

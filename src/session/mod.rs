@@ -2,7 +2,7 @@
 //!
 //! The driver reads into a [`Pipe`], calls [`Session::from_client`] or [`Session::from_server`], and writes what they
 //! let pass. In between, statements are classified ([`client`]) and judged ([`judge`]), the answers that the server owes are
-//! kept in a ledger ([`ledger`]), refused statements are replaced ([`refusal`]), others wait for approval ([`queue`]), go
+//! kept in a ledger ([`ledger`]), schema changes checked ([`lint`]), refused statements are replaced ([`refusal`]), others wait for approval ([`queue`]), go
 //! elsewhere ([`reroute`]) or move the whole session ([`moving`]), and outcomes become known ([`server`],
 //! [`transaction`]). What the server's triggers cannot record, calls of ours do ([`companion`]). Functions that a client
 //! calls may ask for something ([`ask`]). Rows and COPY data are never looked into and never held whole.
@@ -14,6 +14,7 @@ mod guard;
 mod intent;
 mod judge;
 mod ledger;
+mod lint;
 mod look;
 mod moving;
 mod prepared;
@@ -33,6 +34,7 @@ use crate::change::{
     ChangeRequest, Errand, Intended, Intent, Move, Outcome, PreparedTransaction, Recording, Returned, SessionFacts,
     StatementFact, Told, VerdictKind,
 };
+use crate::policy::lint::Check;
 use crate::policy::{Policy, Refusal, Who};
 use crate::sql::{Class, Encoding};
 use crate::wire::frame::BadLength;
@@ -85,6 +87,10 @@ pub struct Session {
     errand: reroute::Front,
     /// The statement at the front, where it moves the session to another branch.
     moving: moving::Front,
+    /// The statements at the front, where they are checked.
+    lint: lint::Front,
+    /// The server's major version.
+    version: u32,
     /// It is itself on an errand: its one statement was sent here by a rule, and goes no further.
     on_errand: bool,
     /// What its own server is asked.
@@ -165,7 +171,7 @@ pub enum Next {
     Read,
     /// Ask the recorder, tell it to [`Session::recorder_answered`], and call again with the same bytes. Where
     /// [`Effects::intent`] is set it has to be written, and [`Session::intent_answered`] be told.
-    /// Where [`Effects::requests`] has any, [`Session::requests_answered`]; where [`Effects::errand`] is set,
+    /// Where [`Effects::check`] is set it has to be run, and [`Session::checked`] be told. Where [`Effects::requests`] has any, [`Session::requests_answered`]; where [`Effects::errand`] is set,
     /// [`Session::errand_returned`].
     AskRecorder,
     /// Wait until [`Session::awaits_answers`] is false, and call again with the same bytes.
@@ -202,6 +208,10 @@ pub struct Effects {
     /// To be done before the statement at the front is judged again, by the session that comes after this one; or
     /// [`Session::cannot_move`] is told why not.
     pub moving: Option<Box<Move>>,
+    /// To be checked before the statement at the front passes; [`Session::checked`] is told what was found.
+    pub check: Option<Box<Check>>,
+    /// Rules of lint that statements came under.
+    pub findings: Vec<String>,
     /// For the client, behind what the server has sent so far.
     pub reply: Vec<u8>,
     /// Intents whose statement was answered, or never will be.
@@ -255,6 +265,8 @@ impl Session {
             queue: queue::Front::default(),
             errand: reroute::Front::default(),
             moving: moving::Front::default(),
+            lint: lint::Front::default(),
+            version: 0,
             on_errand: false,
             look: look::Look::default(),
             customs: look::Customs::default(),
@@ -396,7 +408,7 @@ impl Session {
 
     fn refuse(&mut self, refusal: Refusal) -> Refused {
         self.refusals = self.refusals.wrapping_add(1);
-        Refused { number: self.refusals, refusal }
+        Refused { number: self.refusals, refusal, always: self.lint.has_failed() }
     }
 }
 
@@ -415,6 +427,6 @@ fn finished(mut fact: StatementFact, outcome: Outcome, origin: Instant, now: Ins
 
 impl Prepared {
     fn plain(class: Class) -> Self {
-        Self { class, text: None, means: None, held: false }
+        Self { class, text: None, means: None, held: false, bound: false }
     }
 }

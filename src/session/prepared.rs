@@ -15,8 +15,10 @@ pub(super) struct Prepared {
     pub text: Option<Arc<Text>>,
     /// How a portal's change is recorded, as it was known at Bind.
     pub means: Option<Means>,
-    /// A portal whose statement a rule queues or reroutes: it is judged again when it is executed.
+    /// A portal whose statement a rule queues or reroutes, or which is checked: it is judged again when it is executed.
     pub held: bool,
+    /// A portal with values, as far as that matters.
+    pub bound: bool,
 }
 
 /// A statement and its text.
@@ -39,7 +41,7 @@ impl Text {
 
 impl Default for Prepared {
     fn default() -> Self {
-        Self { class: Class::Other, text: None, means: None, held: false }
+        Self { class: Class::Other, text: None, means: None, held: false, bound: false }
     }
 }
 

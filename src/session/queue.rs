@@ -7,6 +7,7 @@
 use uuid::Uuid;
 
 use super::judge::unrecordable;
+use super::lint::Said;
 use super::{Batch, Effects, Env, Session};
 use crate::change::{ChangeRequest, Enqueued};
 use crate::policy::{Queued, Refusal, Verdict};
@@ -154,7 +155,11 @@ impl Session {
         let id = first.id;
         requests.push(first);
         for kept in later {
-            let Verdict::Queue(queued) = env.policy.judge(&self.who(), kept.statement) else { continue };
+            let queued = match (env.policy.judge(&self.who(), kept.statement), self.lint.says(kept.statement)) {
+                (Verdict::Queue(queued), _) => queued,
+                (Verdict::Allow(_), Some(Said::Queue(queued))) => queued.as_ref().clone(),
+                _ => continue,
+            };
             match self.request(&queued, &kept, env) {
                 Ok(request) => requests.push(request),
                 Err(refusal) => return Held::Refuse(refusal, None),
@@ -178,7 +183,8 @@ impl Session {
     /// Whether the server has still to answer what was sent before a statement that waits for that. While it reads COPY data it
     /// will not, and takes no statement either.
     pub fn awaits_answers(&mut self) -> bool {
-        self.ledger.front().is_some() && !self.ledger.ignores_all() && !self.ledger.awaits_copy_data()
+        let owed = self.ledger.front().is_some() && !self.ledger.ignores_all() && !self.ledger.awaits_copy_data();
+        owed || self.server_rest > 0
     }
 
     fn request(&self, queued: &Queued, kept: &Kept<'_>, env: &Env<'_>) -> Result<ChangeRequest, Refusal> {

@@ -15,6 +15,8 @@ pub(super) struct Refused {
     pub number: u32,
     /// What the client is told.
     pub refusal: Refusal,
+    /// Whatever the server says of the replacement: its transaction had failed by then, and the client does not know.
+    pub always: bool,
 }
 
 impl Refused {
@@ -84,7 +86,9 @@ impl Refused {
     pub fn rewrite(&self, body: &[u8]) -> Option<Vec<u8>> {
         let message = error::field(body, b'M')?;
         let marker = format!("\"{}\"", self.marker());
-        memchr::memmem::find(message, marker.as_bytes())?;
+        if !self.always {
+            memchr::memmem::find(message, marker.as_bytes())?;
+        }
         let severity = error::field(body, b'S').unwrap_or(b"ERROR");
         let mut out = Vec::new();
         error::put(
@@ -114,7 +118,7 @@ mod tests {
             detail: None,
             hint: Some("branch".into()),
         };
-        Refused { number: 7, refusal }
+        Refused { number: 7, refusal, always: false }
     }
 
     #[test]

@@ -149,13 +149,16 @@ impl Session {
     /// Whether something was found out for the statement at the front.
     #[inline]
     pub(super) fn is_leaving(&self) -> bool {
-        !matches!((&self.errand, &self.look), (Front::None, Look::None)) || !self.moving.is_none()
+        !matches!((&self.errand, &self.look), (Front::None, Look::None))
+            || !self.moving.is_none()
+            || !self.lint.is_none()
     }
 
     /// That statement is through, whatever became of it.
     pub(super) fn forget_leaving(&mut self) {
         (self.errand, self.look) = (Front::None, Look::None);
         self.moving = super::moving::Front::None;
+        self.lint = super::lint::Front::None;
     }
 
     /// Why the statement cannot leave its session, if so; `false` where the client's next message has to be seen first.

@@ -306,6 +306,10 @@ impl Session {
                 self.encoding = Encoding::of(&value);
                 self.is_utf8 = value == "UTF8";
             }
+            b"server_version" => {
+                let major: String = value.chars().take_while(char::is_ascii_digit).collect();
+                self.version = major.parse().unwrap_or_default();
+            }
             _ => self.settings.reported(name, &value),
         }
     }

@@ -36,6 +36,8 @@ pub(super) struct Counts {
     pub(super) rerouted: Counter,
     /// Tags are the server's own, so there are some two hundred at most.
     ddl: Mutex<HashMap<(&'static str, &'static str), Counter>>,
+    /// The rules of lint are some eighty.
+    findings: Mutex<HashMap<String, Counter>>,
 }
 
 impl BranchCounts {
@@ -65,7 +67,17 @@ impl Counts {
             queued: verdict(VerdictKind::Queue),
             rerouted: verdict(VerdictKind::Reroute),
             ddl: Mutex::default(),
+            findings: Mutex::default(),
         }
+    }
+
+    /// Counts one finding.
+    pub(super) fn finding(&self, recorder: &PrometheusRecorder, rule: String) {
+        let mut all = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = all.entry(rule).or_insert_with_key(|rule| {
+            counter(recorder, names::LINT_FINDINGS, &[("branch", self.label.as_str()), ("rule", rule.as_str())])
+        });
+        counted.increment(1);
     }
 
     /// Counts one statement of the statement log.

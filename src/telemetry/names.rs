@@ -58,6 +58,7 @@ names! {
     STATEMENT_DURATION "pggit_proxy_statement_duration_seconds" Histogram ["class"] Seconds "From a statement's arrival to its completion by the server";
     DDL "pggit_proxy_ddl_total" Counter ["branch", "tag", "outcome"] Count "Statements in the statement log, by what became of them";
     VERDICTS "pggit_proxy_verdicts_total" Counter ["branch", "verdict"] Count "Statements that the rules judged, by verdict";
+    LINT_FINDINGS "pggit_proxy_lint_findings_total" Counter ["branch", "rule"] Count "Findings of lint in statements, by its rule";
     HISTORY_PENDING "pggit_proxy_history_pending" Gauge [] Count "Facts that wait to be written to the statement log";
     HISTORY_FAILURES "pggit_proxy_history_failures_total" Counter [] Count "Changes that could not be recorded, and failed writes to the statement log";
     PROBE_CHANGES "pggit_proxy_probe_changes_total" Counter [] Count "Changes that nothing had recorded and the probe found";

@@ -51,6 +51,11 @@ pub fn put_notice(out: &mut Vec<u8>, text: Text<'_>) {
     put_message(out, b'N', b"NOTICE", b"NOTICE", text);
 }
 
+/// The same with the severity WARNING.
+pub fn put_warning(out: &mut Vec<u8>, text: Text<'_>) {
+    put_message(out, b'N', b"WARNING", b"WARNING", text);
+}
+
 fn put_message(out: &mut Vec<u8>, tag: u8, severity: &[u8], plain: &[u8], text: Text<'_>) {
     frame::put(out, tag, |body| {
         put_field(body, b'S', severity);

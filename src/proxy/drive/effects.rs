@@ -16,6 +16,7 @@ use crate::config::OnFailure;
 use crate::proxy::cancel::{Backend, Entry, Target};
 use crate::proxy::errand;
 use crate::proxy::handshake::most;
+use crate::proxy::lint;
 use crate::sql::{Class, Classifier};
 use crate::state::Shared;
 use crate::telemetry::{Connection, Side};
@@ -58,6 +59,9 @@ impl Drive<'_> {
         }
         if let Some(moving) = self.fx.moving.take() {
             return self.go(*moving);
+        }
+        if let Some(check) = self.fx.check.take() {
+            return Wait::Check(Box::pin(lint::run(*check)));
         }
         if let Some(errand) = self.fx.errand.take() {
             return self.send_on(*errand);
@@ -198,6 +202,9 @@ impl Drive<'_> {
         }
         for verdict in self.fx.verdicts.drain(..) {
             metrics.verdict(branch, verdict);
+        }
+        for rule in self.fx.findings.drain(..) {
+            metrics.lint_finding(branch, rule);
         }
         for _ in 0..std::mem::take(&mut self.fx.errors) {
             metrics.error(Side::Server);
