@@ -339,6 +339,25 @@ fn what_the_session_shows_takes_findings_away() {
     });
 }
 
+/// Nothing may have been executed before it in the same batch, a question of ours either.
+#[test]
+fn what_cannot_run_in_a_transaction_still_runs() {
+    let all = "[branches.main]\nlint = \"warn\"\nlint_exclude = [\"require-timeout-settings\"]\n";
+    each(all, |r| {
+        r.sql("create table t (a bigint)");
+        let mut client = r.client();
+        for bytes in
+            [query("create index concurrently i on t (a)"), extended("create index concurrently j on t (a)", &[])]
+        {
+            let found = client.ask(&bytes);
+            assert_eq!(rules(&found), ["prefer-robust-stmts"], "{found:?}");
+            complete(&found, "CREATE INDEX");
+        }
+        let history = "select count(*) from pggit.history where object_name in ('i', 'j')";
+        assert_eq!(r.sql(history), "2");
+    });
+}
+
 #[test]
 fn rules_come_first_and_other_branches_are_as_before() {
     let rules_of = "[[rule]]\nname = \"no\"\ntag = \"DROP *\"\naction = \"refuse\"\n";

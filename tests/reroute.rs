@@ -735,3 +735,29 @@ fn the_same_user_logs_in_again_where_the_proxy_can() {
         }
     }
 }
+
+#[test]
+fn the_other_branch_checks_what_is_sent_there() {
+    let linted = |action: &str| format!("lint = \"{action}\"\nlint_exclude = \"require-timeout-settings\"\n{DDL}");
+    let sql = "create table if not exists checked (a char(3))";
+    let found = "01000 ban-char-field: Using `character` is likely a mistake and should almost always be replaced by \
+                 `text` or `varchar`";
+    each(&linted("warn"), |it| {
+        let mut client = it.login("postgres", "psql");
+        for bytes in [query(sql), extended(sql, &[])] {
+            let answer = client.ask(&bytes);
+            assert_eq!(notices(&answer)[..2], [SENT, found], "{answer:?}");
+        }
+        assert!(it.has(&it.staging, "checked"));
+    });
+    each(&linted("refuse"), |it| {
+        let answer = it.login("postgres", "psql").ask(&query(sql));
+        assert_eq!(error(&answer), "42501 CREATE TABLE refused by lint: ban-char-field");
+        assert!(!it.has(&it.staging, "checked"));
+    });
+    each(&linted("queue"), |it| {
+        let answer = it.login("postgres", "psql").ask(&query(sql));
+        let why = "0A000 CREATE TABLE cannot wait for approval: a rule has sent it here from another branch";
+        assert_eq!(error(&answer), why);
+    });
+}
