@@ -321,9 +321,9 @@ fn what_the_session_shows_takes_findings_away() {
         let mut client = r.client();
         let sql = "create index concurrently if not exists i on t (a)";
         assert_eq!(rules(&client.ask(&query(sql))), ["require-lock-timeout", "require-statement-timeout"]);
-        client.rows("set lock_timeout = '1s'");
+        client.rows("set lock_timeout = '10min'");
         assert_eq!(rules(&client.ask(&query(sql))), ["require-statement-timeout"]);
-        client.rows("set statement_timeout = '1min'");
+        client.rows("set statement_timeout = '10min'");
         assert_eq!(rules(&client.ask(&query(sql))), Vec::<String>::new());
         // A table that this transaction has made locks nobody out, also in a savepoint.
         client.rows("begin; create table mine (a bigint)");
