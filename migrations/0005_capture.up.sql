@@ -322,12 +322,12 @@ BEGIN
          WHERE t.classoid IN ('pg_class'::regclass, 'pg_statistic_ext'::regclass);
     END IF;
 
-    -- If what they hang on is gone, too, sql_drop told of both.
+    -- If what they hang on is gone, too, sql_drop told of both. CONCURRENTLY ends in another transaction, where nothing is noted.
     IF tg_tag = 'ALTER TABLE' AND pggit.takes_along() THEN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace, ordinal)
         SELECT 'DROP', tg_tag, k.type, k.schema_name, k.name, k.identity, k.class, k.obj, k.space,
                n + coalesce(cardinality(classes), 0) + row_number() OVER (ORDER BY k.obj)
-          FROM jsonb_to_recordset(current_setting('pggit.along')::jsonb)
+          FROM jsonb_to_recordset(coalesce(nullif(current_setting('pggit.along', true), ''), '[]')::jsonb)
                AS k(class oid, obj oid, type text, name text, identity text, schema_name text, space oid, root oid, part smallint)
          WHERE (pg_identify_object(k.class, k.obj, 0)).identity IS NULL
            AND CASE k.type WHEN 'trigger' THEN EXISTS (SELECT FROM pg_trigger g WHERE g.oid = k.root)

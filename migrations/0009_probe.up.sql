@@ -420,10 +420,13 @@ BEGIN
         THEN
             action := NULL;
         ELSIF action = 'CREATE' AND o.class = 'pg_default_acl'::regclass AND o.id IS NULL AND EXISTS (
-                SELECT FROM pggit.changes c WHERE c.command_tag = 'ALTER DEFAULT PRIVILEGES' AND coalesce(c.written, c.xmin) = ANY (o.mains)
-                   AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour')
+                SELECT FROM pggit.changes c WHERE c.command_tag = 'ALTER DEFAULT PRIVILEGES'
+                   AND (mark = o.fingerprint
+                        OR coalesce(c.written, c.xmin) = ANY (o.mains)
+                           AND c.created_at > (SELECT s.looked_at FROM pggit.probe_state s) - interval '1 hour'))
         THEN
-            -- ALTER DEFAULT PRIVILEGES has its row; an event trigger is not told of which object.
+            -- ALTER DEFAULT PRIVILEGES has its row; an event trigger is not told of which object. So one that was explained stays so as
+            -- long as there is any.
             action := NULL;
         ELSIF action = 'CREATE' AND o.id IS NULL THEN
             -- Known under an oid that is no more: it looks the same to the last bit, or has the same name?

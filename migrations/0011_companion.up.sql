@@ -560,7 +560,7 @@ BEGIN
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
     ELSIF names IS NOT NULL AND act <> 'RENAME'
           AND tag IN ('CREATE VIEW', 'CREATE INDEX', 'CREATE SEQUENCE', 'CREATE FUNCTION', 'ALTER FUNCTION', 'ALTER TABLE', 'ALTER INDEX',
-                      'ALTER VIEW', 'ALTER SEQUENCE', 'CLUSTER') THEN
+                      'ALTER VIEW', 'ALTER SEQUENCE') THEN
         -- And what was near before: a partition that was detached.
         rels := pggit.relations_near(names::name[])
                 || ARRAY(SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass);
@@ -577,10 +577,18 @@ BEGIN
         SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects
           FROM jsonb_array_elements(wholes) w WHERE (pg_identify_object((w ->> 2)::oid, (w ->> 3)::oid, 0)).identity IS NULL;
     END IF;
-    -- A table, say, whose foreign key somebody had just added, to a table that went.
-    SELECT classes || array_agg(o.classid), objects || array_agg(o.objid) INTO classes, objects
-      FROM unnest(others) o
-     WHERE o.classid = 'pg_class'::regclass AND o.new_definition IS DISTINCT FROM (pggit.describe(o.classid, o.objid)).definition;
+    -- A table, say, whose foreign key somebody had just added, to a table that went. Taking a part of it takes this lock, and under it
+    -- nobody drops it while it is described.
+    IF cardinality(others) > 0 THEN
+        WITH held AS MATERIALIZED (
+            SELECT o.* FROM unnest(others) o
+             WHERE o.classid = 'pg_class'::regclass
+               AND EXISTS (SELECT FROM pg_locks l
+                            WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = o.objid AND l.mode = 'AccessExclusiveLock' AND l.granted)
+        )
+        SELECT classes || array_agg(h.classid), objects || array_agg(h.objid) INTO classes, objects
+          FROM held h WHERE h.new_definition IS DISTINCT FROM (pggit.describe(h.classid, h.objid)).definition;
+    END IF;
     WITH made AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    namespace, new_definition, shape, affected, statement_id, sql_executed, message, captured_by, ordinal)

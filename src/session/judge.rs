@@ -179,7 +179,7 @@ impl Session {
 
 /// Whether the statement log keeps it, and the history waits for it.
 pub(super) fn is_logged(statement: &Statement) -> bool {
-    statement.may_be_ddl() || statement.class == Class::Role || statement.tag == "REINDEX" || statement.is_untriggered()
+    statement.may_be_ddl() || statement.class == Class::Role || statement.tag == "REINDEX"
 }
 
 /// Refused because nobody could say afterwards that it was done.

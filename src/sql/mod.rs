@@ -266,7 +266,6 @@ impl Statement {
             "ALTER DATABASE" | "ALTER TABLESPACE" => true,
             "CREATE EVENT TRIGGER" | "ALTER EVENT TRIGGER" | "DROP EVENT TRIGGER" => true,
             "EXPLAIN" => self.class == Class::Ddl,
-            "CLUSTER" => self.action.is_some(),
             "GRANT" | "REVOKE" | "COMMENT" | "SECURITY LABEL" => {
                 matches!(self.object_type, Some("database" | "tablespace" | "role" | "parameter ACL" | "event trigger"))
             }

@@ -26,20 +26,14 @@ pub fn facts(node: Node<'_>) -> Option<Facts> {
         }
         Node::CheckPointStmt(_) => Facts::new("CHECKPOINT", Class::Maintenance),
         Node::VacuumStmt(vacuum) => self::vacuum(vacuum),
-        Node::ClusterStmt(statement) => cluster(statement),
+        Node::ClusterStmt(cluster) => Facts::new("CLUSTER", Class::Maintenance)
+            .on(kind::TABLE, name::relation(cluster.relation()))
+            .not_transactional_if(cluster.relation().is_none()),
         Node::ReindexStmt(reindex) => self::reindex(reindex),
         Node::RefreshMatViewStmt(refresh) => Facts::new("REFRESH MATERIALIZED VIEW", Class::Maintenance)
             .on(kind::MATERIALIZED_VIEW, name::relation(refresh.relation())),
         _ => return None,
     })
-}
-
-/// With `USING index` the table remembers which it was.
-fn cluster(statement: &nodes::ClusterStmt) -> Facts {
-    let facts = Facts::new("CLUSTER", Class::Maintenance)
-        .on(kind::TABLE, name::relation(statement.relation()))
-        .not_transactional_if(statement.relation().is_none());
-    if statement.indexname().is_some_and(|name| !name.is_empty()) { facts.action("alter") } else { facts }
 }
 
 /// The lower-cased name of a guarded setting that SET or RESET names; `None` for all others.
