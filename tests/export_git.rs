@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use support::proxy::{PROGRAM, run};
 use support::workload::{Workload, live_through};
-use support::{PATIENCE, Repository, eventually, versions};
+use support::{PATIENCE, PgServer, Repository, eventually, migrate, versions};
 use tempfile::TempDir;
 
 fn text(bytes: &[u8]) -> String {
@@ -221,6 +221,29 @@ fn running_it_again_adds_only_what_is_new() {
     std::io::Write::write_all(import.stdin.as_mut().unwrap(), &stream).unwrap();
     assert!(import.wait().unwrap().success());
     assert_eq!(tips(&third), tips(&repository));
+}
+
+/// Where no proxy is nobody seals, and that is said.
+#[test]
+fn what_is_not_sealed_is_left_out_and_counted() {
+    let server = PgServer::shared(versions()[0]);
+    let database = server.unique_database("unsealed");
+    migrate(server, &database);
+    server.psql(&database, "create table t (a int)");
+    let (_home, repository) = new_repository();
+    let directory = repository.display().to_string();
+    let export = || run(&["export", "--git", &directory, "--database-url", &server.url(&database)]);
+    let output = export();
+    assert!(
+        output.status.success() && text(&output.stderr).starts_with("2 commits are left out"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert_eq!(tips(&repository), "");
+    server.psql(&database, "select pggit.seal()");
+    let output = export();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    assert_eq!(commits(&repository, "main").len(), 2);
 }
 
 #[test]

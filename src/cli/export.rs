@@ -84,7 +84,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             }
             let branches = branches(&options, &known);
             let written = export::write_git(&server, &known, &branches, &mut out.writer, &mut told).await;
-            format!("{} commits", written.map_err(explained)?.commits)
+            let written = written.map_err(explained)?;
+            left_out(&written);
+            format!("{} commits", written.commits)
         }
         Format::Sql | Format::Json => {
             let branch = match options.branch.as_slice() {
@@ -172,8 +174,19 @@ async fn into_repository(
     }
     let written = written.map_err(explained)?;
     flushed.context("cannot write to git")?;
+    left_out(&written);
     println!("{} commits on {} branches are in {}", written.commits, written.branches, repository.display());
     Ok(())
+}
+
+/// Nobody should take for all of it what is not.
+fn left_out(written: &export::WrittenGit) {
+    if written.unsealed > 0 {
+        eprintln!(
+            "{} commits are left out, as they are not sealed yet: a proxy does that, or SELECT pggit.seal()",
+            written.unsealed
+        );
+    }
 }
 
 /// git, with nothing from a repository around us.

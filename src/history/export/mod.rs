@@ -17,7 +17,7 @@ mod source;
 
 use std::io;
 
-pub use git::{reference as git_reference, write as write_git};
+pub use git::{Written as WrittenGit, reference as git_reference, write as write_git};
 pub use json::write as write_json;
 pub use script::write as write_script;
 pub use source::{Selection, Source};

@@ -117,6 +117,14 @@ impl Source {
         Ok(())
     }
 
+    /// How many commits are not sealed yet.
+    pub(super) async fn unsealed(&mut self) -> Result<u64, ExportError> {
+        let count = "SELECT count(DISTINCT c.commit_id) FROM pggit.changes c \
+                     WHERE NOT EXISTS (SELECT FROM pggit.seals s WHERE s.commit_id = c.commit_id)";
+        let count: i64 = sqlx::query_scalar(count).fetch_one(&mut self.connection).await?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
     /// One value of this database.
     pub(super) async fn ask(&mut self, query: &'static str) -> Result<bool, ExportError> {
         Ok(sqlx::query_scalar(query).fetch_one(&mut self.connection).await?)

@@ -51,6 +51,8 @@ pub struct Written {
     pub commits: u64,
     /// Branches.
     pub branches: u64,
+    /// Commits that are left out, as they are not sealed yet; counted on each branch.
+    pub unsealed: u64,
 }
 
 /// Writes the history of these branches, parents first: what two of them have in common is there once.
@@ -67,6 +69,7 @@ pub async fn write(
     for branch in parents_first(known, branches) {
         let selection = Selection { sealed_only: true, ..Selection::default() };
         let mut source = Source::open(server, known, branch, &selection).await?;
+        written.unsealed += source.unsealed().await?;
         let ended = one_branch(&mut source, &mut stream, &reference(branch, known), told).await;
         source.close().await;
         written.branches += u64::from(ended?);
