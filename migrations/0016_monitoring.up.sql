@@ -252,6 +252,7 @@ SELECT current_database()::text AS database, pggit.default_branch() AS branch, h
           FROM pggit.health_check() c) h;
 COMMENT ON VIEW pggit.system_overview IS 'This database in one row: the worst of its checks, and the numbers behind them';
 
+-- A name for each column of each part: else the view reads differently after a dump.
 CREATE VIEW pggit.maintenance_status AS
 SELECT t.task, t.due, t.amount, t.unit, t.since, t.what_to_do
   FROM (SELECT jsonb_object_agg(c.check_name, c.details) AS all, jsonb_object_agg(c.check_name, c.status) AS status FROM pggit.health_check() c) h
@@ -259,22 +260,24 @@ SELECT t.task, t.due, t.amount, t.unit, t.since, t.what_to_do
     SELECT 'backups of migrations' AS task, h.status ->> 'backups' <> 'ok' AS due, (h.all #>> '{backups,bytes}')::bigint AS amount, 'bytes' AS unit,
            (h.all #>> '{backups,oldest}')::timestamptz AS since, 'pggit-proxy migrate prune' AS what_to_do
     UNION ALL
-    SELECT 'sealing', h.status ->> 'seals' <> 'ok', (h.all #>> '{seals,unsealed}')::bigint, 'commits', (h.all #>> '{seals,oldest}')::timestamptz,
-           'start a proxy, or SELECT pggit.seal() until it says 0'
+    SELECT 'sealing' AS task, h.status ->> 'seals' <> 'ok' AS due, (h.all #>> '{seals,unsealed}')::bigint AS amount, 'commits' AS unit,
+           (h.all #>> '{seals,oldest}')::timestamptz AS since, 'start a proxy, or SELECT pggit.seal() until it says 0' AS what_to_do
     UNION ALL
-    SELECT 'lost statements', h.status ->> 'intents' <> 'ok', (h.all #>> '{intents,lost}')::bigint, 'statements', (h.all #>> '{intents,oldest}')::timestamptz,
-           'start a proxy: it settles them'
+    SELECT 'lost statements' AS task, h.status ->> 'intents' <> 'ok' AS due, (h.all #>> '{intents,lost}')::bigint AS amount, 'statements' AS unit,
+           (h.all #>> '{intents,oldest}')::timestamptz AS since, 'start a proxy: it settles them' AS what_to_do
     UNION ALL
-    SELECT 'recorded metrics', coalesce(m.oldest < now() - interval '90 days', false), pg_total_relation_size('pggit.metrics'), 'bytes', m.oldest,
-           'SELECT pggit.cleanup_old_metrics(30)'
+    SELECT 'recorded metrics' AS task, coalesce(m.oldest < now() - interval '90 days', false) AS due, pg_total_relation_size('pggit.metrics') AS amount,
+           'bytes' AS unit, m.oldest AS since, 'SELECT pggit.cleanup_old_metrics(30)' AS what_to_do
       FROM (SELECT min(x.recorded_at) AS oldest FROM pggit.metrics x) m
     UNION ALL
-    SELECT 'statement log', pg_total_relation_size('pggit.statements') > 5 * 1024::bigint ^ 3, pg_total_relation_size('pggit.statements'), 'bytes', s.oldest,
-           'DELETE FROM pggit.statements WHERE started_at < ..., as its owner and directly; the history does not need it'
+    SELECT 'statement log' AS task, pg_total_relation_size('pggit.statements') > 5 * 1024::bigint ^ 3 AS due,
+           pg_total_relation_size('pggit.statements') AS amount, 'bytes' AS unit, s.oldest AS since,
+           'DELETE FROM pggit.statements WHERE started_at < ..., as its owner and directly; the history does not need it' AS what_to_do
       FROM (SELECT min(x.started_at) AS oldest FROM pggit.statements x) s
     UNION ALL
-    SELECT 'dead rows', coalesce(max(u.n_dead_tup) > 10000 AND bool_or(u.n_dead_tup > 10000 AND u.n_dead_tup > u.n_live_tup / 5), false),
-           coalesce(sum(u.n_dead_tup), 0)::bigint, 'rows', max(greatest(u.last_vacuum, u.last_autovacuum)), 'VACUUM the tables of the schema pggit'
+    SELECT 'dead rows' AS task, coalesce(max(u.n_dead_tup) > 10000 AND bool_or(u.n_dead_tup > 10000 AND u.n_dead_tup > u.n_live_tup / 5), false) AS due,
+           coalesce(sum(u.n_dead_tup), 0)::bigint AS amount, 'rows' AS unit, max(greatest(u.last_vacuum, u.last_autovacuum)) AS since,
+           'VACUUM the tables of the schema pggit' AS what_to_do
       FROM pg_stat_user_tables u WHERE u.schemaname = 'pggit') t;
 COMMENT ON VIEW pggit.maintenance_status IS 'What somebody should do now and then, and whether it is due';
 
