@@ -286,6 +286,12 @@ BEGIN
             busy := true;
             CONTINUE;
         END IF;
+        -- Nobody does now; but until a moment ago somebody may have.
+        IF r.broken AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.oid AND c.relname = r.relname
+                                       AND (pggit.describe('pg_class'::regclass, c.oid)).definition = r.definition) THEN
+            busy := true;
+            CONTINUE;
+        END IF;
         IF r.broken THEN
             broken := concat_ws(', ', broken, r.identity);
         END IF;
