@@ -85,12 +85,19 @@ impl Front {
 impl Session {
     /// Whether such a statement is checked on this branch.
     pub(super) fn is_linted(&self, statement: &Statement, env: &Env<'_>) -> Option<LintAction> {
+        if !Lint::is_about(statement) || self.replication {
+            return None;
+        }
         let lint = env.policy.care.get(self.facts.branch.as_deref()?)?.lint.as_ref()?;
-        (Lint::is_about(statement) && !self.replication).then_some(lint.action)
+        Some(lint.action)
     }
 
     /// What comes of statements that the rules let pass.
     pub(super) fn lint(&mut self, linted: &Linted<'_>, env: &Env<'_>, fx: &mut Effects) -> Lints {
+        // Nearly every text ends here.
+        if !linted.statements.iter().any(Lint::is_about) {
+            return Lints::Go;
+        }
         let Some(care) = self.facts.branch.as_deref().and_then(|branch| env.policy.care.get(branch)) else {
             return Lints::Go;
         };
