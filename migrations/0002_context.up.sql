@@ -18,33 +18,45 @@ RETURN CASE WHEN pg_catalog.current_setting('pggit.session', true)
                  ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
             THEN pg_catalog.current_setting('pggit.session', true)::uuid END;
 
--- The address in `1.2.3.4:567` or `[::1]:567`. The patterns accept only what the type inet accepts, so that an odd text
--- gives NULL instead of an error.
+-- The functions from here to the end are column defaults of pggit.changes, or serve them, and so are worked out for each change. What is asked
+-- in every case stands in functions that the planner inlines; what is seldom needed is PL/pgSQL, which it leaves alone and which costs
+-- nothing where it is not called.
+
+-- The address in `[::1]:567`, in the forms that the type inet accepts, so that an odd text gives NULL instead of an error.
+CREATE FUNCTION pggit.address_in_brackets(client text) RETURNS inet
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN CASE
+        WHEN client ~* '^\[::ffff:((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\]:[0-9]{1,5}$'
+            THEN substring(client, '([0-9.]+)\]')::inet
+        WHEN client ~* '^\[(([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(([0-9a-f]{1,4}:){0,5}[0-9a-f]{1,4})?::(([0-9a-f]{1,4}:){0,5}[0-9a-f]{1,4})?)(%[^\]]*)?\]:[0-9]{1,5}$'
+             AND length(regexp_replace(split_part(client, ']', 1), '%.*|[^:]', '', 'g')) <= 7
+            THEN substring(client, '^\[([0-9a-fA-F:]+)')::inet
+    END;
+END
+$$;
+
+-- The address in `1.2.3.4:567` or `[::1]:567`.
 CREATE FUNCTION pggit.address_of(client text) RETURNS inet LANGUAGE sql IMMUTABLE
-RETURN CASE
-    WHEN client ~ '^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]):[0-9]{1,5}$'
-        THEN pg_catalog.split_part(client, ':', 1)::inet
-    WHEN client ~* '^\[::ffff:((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\]:[0-9]{1,5}$'
-        THEN pg_catalog.substring(client, '([0-9.]+)\]')::inet
-    WHEN client ~* '^\[(([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(([0-9a-f]{1,4}:){0,5}[0-9a-f]{1,4})?::(([0-9a-f]{1,4}:){0,5}[0-9a-f]{1,4})?)(%[^\]]*)?\]:[0-9]{1,5}$'
-         AND pg_catalog.length(pg_catalog.regexp_replace(pg_catalog.split_part(client, ']', 1), '%.*|[^:]', '', 'g')) <= 7
-        THEN pg_catalog.substring(client, '^\[([0-9a-fA-F:]+)')::inet
-END;
+RETURN CASE WHEN client ~ '^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]):[0-9]{1,5}$'
+            THEN pg_catalog.split_part(client, ':', 1)::inet
+            ELSE pggit.address_in_brackets(client) END;
 
 CREATE FUNCTION pggit.client_addr() RETURNS inet LANGUAGE sql STABLE
-RETURN CASE WHEN pggit.current_session() IS NULL THEN pg_catalog.inet_client_addr()
+RETURN CASE WHEN coalesce(pg_catalog.current_setting('pggit.session', true), '') = '' THEN pg_catalog.inet_client_addr()
             ELSE pggit.address_of(pg_catalog.current_setting('pggit.client', true)) END;
 
 CREATE FUNCTION pggit.client_port() RETURNS integer LANGUAGE sql STABLE
-RETURN CASE WHEN pggit.current_session() IS NULL THEN pg_catalog.inet_client_port()
+RETURN CASE WHEN coalesce(pg_catalog.current_setting('pggit.session', true), '') = '' THEN pg_catalog.inet_client_port()
             ELSE pg_catalog.substring(pg_catalog.current_setting('pggit.client', true), ':([0-9]{1,5})$')::integer END;
 
 -- One id for all changes of a transaction, the same in every savepoint, without remembering anything anywhere. The
--- transaction's start keeps it unique when a dump is restored into a new cluster, where transaction numbers begin again.
--- Not md5: it is an error on servers in FIPS mode.
+-- transaction's start keeps it unique when a dump is restored into a new cluster, where transaction numbers begin again; the
+-- hash comes first, so that a few characters of it tell it from others.
 CREATE FUNCTION pggit.commit_of(xid xid8, started timestamptz) RETURNS uuid LANGUAGE sql STABLE
-RETURN pg_catalog.encode(pg_catalog.substring(pg_catalog.sha256(pg_catalog.convert_to(
-    pg_catalog.concat_ws(' ', pg_catalog.current_database(), xid, extract(epoch FROM started)), 'UTF8')), 1, 16), 'hex')::uuid;
+RETURN pg_catalog.encode(
+    pg_catalog.int8send(pg_catalog.hashtextextended(pg_catalog.concat_ws(' ', pg_catalog.current_database(), xid, extract(epoch FROM started)), 0))
+    || pg_catalog.xid8send(xid), 'hex')::uuid;
 
 CREATE FUNCTION pggit.current_commit() RETURNS uuid LANGUAGE sql VOLATILE
 RETURN pggit.commit_of(pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp());
@@ -64,10 +76,14 @@ RETURN CASE WHEN query ~* 'passw|secret|token'
             ELSE query END;
 
 -- The client's own text: the proxy may have put calls of pggit.companion into it.
-CREATE FUNCTION pggit.without_companions(query text) RETURNS text LANGUAGE sql IMMUTABLE
-RETURN pg_catalog.regexp_replace(query,
-    E'CALL pggit\\.companion\\(\\$pggit\\$[^$]*"phase":"before"[^$]*\\$pggit\\$, ''[0-9a-f]*'', NULL\\);|\n;CALL pggit\\.companion\\(\\$pggit\\$[^$]*\\$pggit\\$, ''[0-9a-f]*'', NULL\\)',
-    '', 'g');
+CREATE FUNCTION pggit.without_companions(query text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN regexp_replace(query,
+        E'CALL pggit\\.companion\\(\\$pggit\\$[^$]*"phase":"before"[^$]*\\$pggit\\$, ''[0-9a-f]*'', NULL\\);|\n;CALL pggit\\.companion\\(\\$pggit\\$[^$]*\\$pggit\\$, ''[0-9a-f]*'', NULL\\)',
+        '', 'g');
+END
+$$;
 
 -- 64 Ki characters: a script of thousands of statements sent as one text is stored once for every object it makes.
 CREATE FUNCTION pggit.kept_query(query text) RETURNS text
@@ -80,7 +96,6 @@ BEGIN
 END
 $$;
 
--- The tests stand here too: so the common case is inlined, and a call would cost more than all else here.
 CREATE FUNCTION pggit.client_query() RETURNS text LANGUAGE sql VOLATILE
 RETURN CASE
     WHEN pg_catalog.length(pg_catalog.current_query()) > 65536 OR pg_catalog.current_query() ~* 'passw|secret|token|pggit\.companion'
@@ -103,13 +118,16 @@ RETURN pg_catalog.left(coalesce(
     CASE WHEN pg_catalog.left(pg_catalog.ltrim(pg_catalog.left(query, 256), E' \t\r\n'), 2) IN ('/*', '--')
          THEN pggit.message_in(pg_catalog.left(query, 16384)) END), 4096);
 
--- The same of the text that runs, spelled out so that it is inlined: it stands in the way of every change.
+CREATE FUNCTION pggit.message_here() RETURNS text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN pggit.message_of(pggit.without_companions(current_query()));
+END
+$$;
+
+-- The same of the text that runs. Only one that may have a message is looked at.
 CREATE FUNCTION pggit.current_message() RETURNS text LANGUAGE sql VOLATILE
-RETURN pg_catalog.left(coalesce(
-    nullif(pg_catalog.current_setting('pggit.message', true), ''),
-    CASE WHEN pg_catalog.left(pg_catalog.ltrim(pg_catalog.left(pg_catalog.current_query(), 256), E' \t\r\n'), 2) IN ('/*', '--')
-         THEN pggit.message_in(pg_catalog.left(pg_catalog.current_query(), 16384))
-         WHEN pg_catalog.left(pg_catalog.current_query(), 20) = 'CALL pggit.companion'
-         THEN pggit.message_of(pggit.without_companions(pg_catalog.current_query())) END), 4096);
+RETURN CASE WHEN pg_catalog.current_setting('pggit.message', true) <> '' OR pg_catalog.current_query() ~ '^\s*(/\*|--|CALL pggit\.companion)'
+            THEN pggit.message_here() END;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;

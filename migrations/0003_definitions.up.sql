@@ -3,6 +3,9 @@ SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 
 -- The functions from here to pggit.definition() expect search_path = pg_catalog, pg_temp, as their callers set it: setting it
 -- anew in each of them would cost as much as the work.
+--
+-- LIMIT 1 in a subquery for one object: under REPEATABLE READ a transaction that changes what others have changed since its snapshot sees
+-- two rows of it, theirs of before and its own.
 
 -- ` OPTIONS (a '1', password '...')`: values that may be secrets are not shown.
 CREATE FUNCTION pggit.options(options text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
@@ -14,145 +17,169 @@ CREATE FUNCTION pggit.options(options text[]) RETURNS text LANGUAGE sql IMMUTABL
 $$;
 
 -- What few columns have. Functions, because what is not called costs nothing; in plpgsql, which keeps its plans.
-CREATE FUNCTION pggit.column_collation(coll oid) RETURNS text LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION pggit.column_collation(typ oid, coll oid) RETURNS text LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN (SELECT format(' COLLATE %s.%I', co.collnamespace::regnamespace, co.collname) FROM pg_collation co WHERE co.oid = coll);
+    RETURN (SELECT format(' COLLATE %s.%I', co.collnamespace::regnamespace, co.collname)
+              FROM pg_collation co JOIN pg_type y ON y.oid = typ WHERE co.oid = coll AND co.oid <> y.typcollation LIMIT 1);
 END
 $$;
 
-CREATE FUNCTION pggit.column_default(rel oid, attnum smallint, generated "char") RETURNS text LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    expression text := (SELECT pg_get_expr(d.adbin, rel) FROM pg_attrdef d WHERE d.adrelid = rel AND d.adnum = attnum);
+-- A constraint of a partitioned table that is there once more for one of its partitions: a foreign key within the same table.
+CREATE FUNCTION pggit.is_partitions_copy(parent oid, rel oid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN CASE generated WHEN '' THEN ' DEFAULT ' || expression
-                          WHEN 's' THEN ' GENERATED ALWAYS AS (' || expression || ') STORED'
-                          ELSE ' GENERATED ALWAYS AS (' || expression || ') VIRTUAL' END;
+    RETURN EXISTS (SELECT FROM pg_constraint p WHERE p.oid = parent AND p.conrelid = rel);
 END
 $$;
 
 -- Which of a table's indexes it is clustered on, and which identifies its rows to subscribers.
 CREATE FUNCTION pggit.index_marks(table_name text, index oid, clustered boolean, identity boolean) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    name text := (SELECT quote_ident(i.relname) FROM pg_class i WHERE i.oid = index);
+    name text := (SELECT quote_ident(i.relname) FROM pg_class i WHERE i.oid = index LIMIT 1);
 BEGIN
     RETURN concat(CASE WHEN clustered THEN format(E';\nALTER TABLE %s CLUSTER ON %s', table_name, name) END,
                   CASE WHEN identity THEN format(E';\nALTER TABLE %s REPLICA IDENTITY USING INDEX %s', table_name, name) END);
 END
 $$;
 
+-- What few tables have: before the word TABLE, behind the name, behind the columns, and as statements of its own.
+CREATE FUNCTION pggit.table_clauses(rel oid, inherits boolean) RETURNS text[] LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT ARRAY[
+            concat(CASE WHEN c.relpersistence = 'u' THEN 'UNLOGGED ' END, CASE WHEN c.relkind = 'f' THEN 'FOREIGN ' END),
+            CASE WHEN c.reloftype <> 0 THEN ' OF ' || format_type(c.reloftype, NULL) END,
+            concat(
+                CASE WHEN inherits AND NOT c.relispartition
+                     THEN (SELECT E'\nINHERITS (' || string_agg(format('%s.%I', p.relnamespace::regnamespace, p.relname), ', ' ORDER BY i.inhseqno) || ')'
+                             FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE i.inhrelid = rel) END,
+                CASE c.relkind WHEN 'p' THEN E'\nPARTITION BY ' || pg_get_partkeydef(rel)
+                               WHEN 'f' THEN (SELECT E'\nSERVER ' || quote_ident(v.srvname) || pggit.options(f.ftoptions)
+                                                FROM pg_foreign_table f JOIN pg_foreign_server v ON v.oid = f.ftserver WHERE f.ftrelid = rel LIMIT 1) END,
+                (SELECT E'\nUSING ' || quote_ident(m.amname) FROM pg_am m WHERE m.oid = c.relam AND m.oid <> 2 LIMIT 1),          -- 2 is heap
+                E'\nWITH (' || array_to_string(c.reloptions, ', ') || ')',
+                (SELECT E'\nTABLESPACE ' || quote_ident(b.spcname) FROM pg_tablespace b WHERE b.oid = c.reltablespace LIMIT 1)),
+            concat(
+                -- Detached concurrently, and interrupted half-way: it is there and takes no rows.
+                CASE WHEN c.relispartition
+                     THEN (SELECT format(E';\nALTER TABLE ONLY %s.%I ATTACH PARTITION %s %s', p.relnamespace::regnamespace, p.relname, c.name,
+                                         pg_get_expr(c.relpartbound, rel)) || CASE WHEN i.inhdetachpending THEN ' -- detach pending' ELSE '' END
+                             FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE i.inhrelid = rel LIMIT 1) END,
+                CASE WHEN c.relrowsecurity THEN format(E';\nALTER TABLE %s ENABLE ROW LEVEL SECURITY', c.name) END,
+                CASE WHEN c.relforcerowsecurity THEN format(E';\nALTER TABLE %s FORCE ROW LEVEL SECURITY', c.name) END,
+                CASE c.relreplident WHEN 'f' THEN format(E';\nALTER TABLE %s REPLICA IDENTITY FULL', c.name)
+                                    WHEN 'n' THEN format(E';\nALTER TABLE %s REPLICA IDENTITY NOTHING', c.name) END)]
+          FROM (SELECT r.*, format('%s.%I', r.relnamespace::regnamespace, r.relname) AS name FROM pg_class r WHERE r.oid = rel LIMIT 1) c);
+END
+$$;
+
 -- What only pg_dump's ALTER TABLE lines can say.
-CREATE FUNCTION pggit.column_settings(only_name text, name name, storage "char", compression "char", target integer, options text[])
-RETURNS text LANGUAGE sql STABLE AS $$
+CREATE FUNCTION pggit.column_settings(only_name text, name name, typ oid, storage "char", compression "char", target integer, options text[])
+RETURNS text LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
     SELECT string_agg(format(E';\nALTER %s ALTER COLUMN %I SET %s', only_name, name, s.setting), '' ORDER BY s.n)
       FROM (VALUES
-          (1, 'STORAGE ' || CASE storage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' WHEN 'x' THEN 'EXTENDED' END),
+          (1, CASE WHEN storage <> (SELECT y.typstorage FROM pg_type y WHERE y.oid = typ LIMIT 1)
+                   THEN 'STORAGE ' || CASE storage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' WHEN 'x' THEN 'EXTENDED' END END),
           (2, 'COMPRESSION ' || CASE compression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END),
           (3, CASE WHEN target >= 0 THEN 'STATISTICS ' || target END),
           -- 15.20 keeps a stamp of its own among the options (pg_attver=...): no one set it, and it differs from table to table.
           (4, (SELECT '(' || string_agg(o, ', ') || ')' FROM unnest(options) o WHERE o NOT LIKE 'pg\_%'))) s(n, setting)
-     WHERE s.setting IS NOT NULL
+     WHERE s.setting IS NOT NULL);
+END
 $$;
 
 -- A table, foreign table or partition. NULL if the catalogs as this snapshot sees them do not hold all columns: under
 -- REPEATABLE READ a table that another transaction made after the snapshot would be printed with some of them only.
--- One query for what every table has; other catalogs are looked into only where pg_class says that there is something. Each
--- query, join and sort more would be felt in CREATE TABLE.
+--
+-- This is most of what recording a CREATE TABLE or ALTER TABLE costs. So: one small query for the table and one for its columns (a join
+-- costs more than both), others only where the table's row says that there is something, what few tables and columns have in
+-- functions of its own, and few statements (each costs about as much as reading a row by index).
 CREATE FUNCTION pggit.describe_table(rel oid, OUT definition text, OUT shape jsonb)
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     t record;
+    c record;
     constraints text;
     indexes text;
-    more text;
+    clauses text[];
 BEGIN
-    SELECT c.*, x.* INTO t
-      FROM (SELECT r.oid, r.relkind, r.relpersistence, r.relnatts, r.reloptions, r.relispartition, r.relchecks, r.relowner,
-                   r.relrowsecurity, r.relforcerowsecurity, r.relreplident, r.reloftype, r.reltablespace, r.relam,
-                   r.relhasindex, r.relhastriggers, r.relpartbound,
-                   format('%s.%I', r.relnamespace::regnamespace, r.relname) AS name FROM pg_class r) c
-     -- Sorted in the subquery, where the index gives the order: an ORDER BY in each aggregate would sort each time.
-     CROSS JOIN LATERAL (
-        SELECT count(*) AS columns, coalesce(bool_or(a.inherited), true) AS inherits,
-               string_agg(concat('    ', quote_ident(a.attname), ' ', a.type, a.extra), E',\n')
-                   FILTER (WHERE NOT a.attisdropped) AS lines,
-               jsonb_object_agg(a.attnum, jsonb_build_array(a.attname, a.type, a.attnotnull))
-                   FILTER (WHERE NOT a.attisdropped) AS shape,
-               string_agg(a.settings, '') FILTER (WHERE NOT a.attisdropped) AS settings
-          FROM (SELECT a.attnum, a.attname, a.attnotnull, a.attisdropped, a.attinhcount > 0 AS inherited,
-                       format_type(a.atttypid, a.atttypmod) AS type,
-                       concat(CASE WHEN a.attcollation NOT IN (0, y.typcollation) THEN pggit.column_collation(a.attcollation) END,
-                              CASE WHEN a.attfdwoptions IS NOT NULL THEN pggit.options(a.attfdwoptions) END,
-                              CASE WHEN a.atthasdef THEN pggit.column_default(rel, a.attnum, a.attgenerated) END,
-                              CASE a.attidentity WHEN 'a' THEN ' GENERATED ALWAYS AS IDENTITY'
-                                                 WHEN 'd' THEN ' GENERATED BY DEFAULT AS IDENTITY' END,
-                              CASE WHEN a.attnotnull THEN ' NOT NULL' END) AS extra,
-                       CASE WHEN a.attstorage <> y.typstorage OR a.attcompression <> '' OR a.attstattarget >= 0
-                                 OR array_to_string(a.attoptions, ' ') !~ '^pg_\w+=\S*$'
-                            THEN pggit.column_settings(
-                                     CASE c.relkind WHEN 'f' THEN 'FOREIGN ' ELSE '' END || 'TABLE ONLY ' || c.name, a.attname,
-                                     CASE WHEN a.attstorage <> y.typstorage THEN a.attstorage END, a.attcompression,
-                                     a.attstattarget, a.attoptions) END AS settings
-                  FROM pg_attribute a LEFT JOIN pg_type y ON y.oid = a.atttypid
-                 WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum) a) x
-     WHERE c.oid = rel;
-    IF NOT FOUND OR t.columns <> t.relnatts THEN
+    SELECT r.relkind, r.relnatts, r.relhasindex, r.relchecks, r.relhastriggers, r.relowner, format('%s.%I', r.relnamespace::regnamespace, r.relname) AS name,
+           r.relkind = 'r' AND r.relpersistence = 'p' AND r.reloftype = 0 AND NOT r.relispartition AND r.relam IN (0, 2) AND r.reloptions IS NULL
+               AND r.reltablespace = 0 AND NOT r.relrowsecurity AND NOT r.relforcerowsecurity AND r.relreplident IN ('d', 'i') AS ordinary
+      INTO t FROM pg_class r WHERE r.oid = rel;
+    IF NOT FOUND THEN
         RETURN;
     END IF;
-    shape := t.shape;
+    -- Sorted in the subquery, where the index gives the order: an ORDER BY in each aggregate would sort each time. The types that
+    -- are named here are those of which it is known how they are stored and collated without looking them up.
+    SELECT count(*) AS columns, coalesce(bool_or(a.inherited), true) AS inherits,
+           string_agg(concat('    ', quote_ident(a.attname), ' ', a.type, a.extra), E',\n') FILTER (WHERE NOT a.attisdropped) AS lines,
+           jsonb_object_agg(a.attnum, jsonb_build_array(a.attname, a.type, a.attnotnull)) FILTER (WHERE NOT a.attisdropped) AS shape,
+           string_agg(a.settings, '') FILTER (WHERE NOT a.attisdropped) AS settings
+      INTO c
+      FROM (SELECT a.attnum, a.attname, a.attnotnull, a.attisdropped, a.attinhcount > 0 AS inherited,
+                   format_type(a.atttypid, a.atttypmod) AS type,
+                   concat(CASE WHEN a.attcollation <> 0 AND (a.attcollation <> '"default"'::regcollation
+                                                             OR a.atttypid NOT IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype))
+                               THEN pggit.column_collation(a.atttypid, a.attcollation) END,
+                          CASE WHEN a.attfdwoptions IS NOT NULL THEN pggit.options(a.attfdwoptions) END,
+                          CASE WHEN a.atthasdef
+                               THEN CASE a.attgenerated WHEN '' THEN ' DEFAULT ' ELSE ' GENERATED ALWAYS AS (' END
+                                    || (SELECT pg_get_expr(d.adbin, rel) FROM pg_attrdef d WHERE d.adrelid = rel AND d.adnum = a.attnum LIMIT 1)
+                                    || CASE a.attgenerated WHEN '' THEN '' WHEN 's' THEN ') STORED' ELSE ') VIRTUAL' END END,
+                          CASE a.attidentity WHEN 'a' THEN ' GENERATED ALWAYS AS IDENTITY'
+                                             WHEN 'd' THEN ' GENERATED BY DEFAULT AS IDENTITY' END,
+                          CASE WHEN a.attnotnull THEN ' NOT NULL' END) AS extra,
+                   CASE WHEN a.attlen = -1
+                             AND a.attstorage <> CASE WHEN a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype, 'jsonb'::regtype) THEN 'x'
+                                                      WHEN a.atttypid = 'numeric'::regtype THEN 'm'
+                                                      ELSE (SELECT y.typstorage FROM pg_type y WHERE y.oid = a.atttypid LIMIT 1) END
+                             OR a.attcompression <> '' OR a.attstattarget >= 0 OR a.attoptions[1] NOT LIKE 'pg\_%' OR cardinality(a.attoptions) > 1
+                        THEN pggit.column_settings(CASE t.relkind WHEN 'f' THEN 'FOREIGN ' ELSE '' END || 'TABLE ONLY ' || t.name, a.attname, a.atttypid,
+                                                   a.attstorage, a.attcompression, a.attstattarget, a.attoptions) END AS settings
+              FROM pg_attribute a WHERE a.attrelid = rel AND a.attnum > 0 ORDER BY a.attnum) a;
+    IF c.columns <> t.relnatts THEN
+        RETURN;
+    END IF;
+    shape := c.shape;
 
     -- PostgreSQL 18 keeps NOT NULL as constraints too: they stand with their columns already.
     IF t.relhasindex OR t.relchecks > 0 OR t.relhastriggers THEN
-        SELECT string_agg(k.line, '') INTO constraints
-          FROM (SELECT format(E',\n    CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS line FROM pg_constraint k
-                 WHERE k.conrelid = rel AND k.contype NOT IN ('n', 't')
-                   -- A foreign key on a partitioned table has one more in the same table for each of its partitions.
-                   AND (k.conparentid = 0 OR NOT EXISTS (SELECT FROM pg_constraint p WHERE p.oid = k.conparentid AND p.conrelid = rel))
-                 ORDER BY k.contypid, k.conname) k;
+        constraints := array_to_string(ARRAY(
+            SELECT format(E',\n    CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) FROM pg_constraint k
+             WHERE k.conrelid = rel AND k.contype NOT IN ('n', 't')
+               AND (k.conparentid = 0 OR NOT pggit.is_partitions_copy(k.conparentid, rel))
+             ORDER BY k.contypid, k.conname), '');
     END IF;
     IF t.relhasindex THEN
         -- In an order of its own: that of the catalog's rows may be another one tomorrow.
-        SELECT string_agg(pggit.index_marks(t.name, x.indexrelid, x.indisclustered, x.indisreplident), '' ORDER BY x.indisclustered DESC)
-          INTO indexes FROM pg_index x WHERE x.indrelid = rel AND (x.indisclustered OR x.indisreplident);
+        indexes := array_to_string(ARRAY(
+            SELECT pggit.index_marks(t.name, x.indexrelid, x.indisclustered, x.indisreplident)
+              FROM pg_index x WHERE x.indrelid = rel AND (x.indisclustered OR x.indisreplident) ORDER BY x.indisclustered DESC), '');
     END IF;
 
-    definition := concat('CREATE ', CASE WHEN t.relpersistence = 'u' THEN 'UNLOGGED ' END, CASE WHEN t.relkind = 'f' THEN 'FOREIGN ' END,
-        'TABLE ', t.name, CASE WHEN t.reloftype <> 0 THEN ' OF ' || format_type(t.reloftype, NULL) END,
-        E' (\n', CASE WHEN t.lines IS NULL THEN substr(constraints, 3) ELSE concat(t.lines, constraints) END, E'\n)');
-    IF t.inherits AND NOT t.relispartition THEN
-        definition := concat(definition,
-            (SELECT E'\nINHERITS (' || string_agg(format('%s.%I', p.relnamespace::regnamespace, p.relname), ', ' ORDER BY i.inhseqno) || ')'
-               FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE i.inhrelid = rel));
+    IF c.inherits OR NOT t.ordinary THEN
+        clauses := pggit.table_clauses(rel, c.inherits);
     END IF;
-    IF t.relkind = 'p' THEN
-        definition := concat(definition, E'\nPARTITION BY ', pg_get_partkeydef(rel));
-    ELSIF t.relkind = 'f' THEN
-        definition := concat(definition,
-            (SELECT E'\nSERVER ' || quote_ident(v.srvname) || pggit.options(f.ftoptions)
-               FROM pg_foreign_table f JOIN pg_foreign_server v ON v.oid = f.ftserver WHERE f.ftrelid = rel));
-    END IF;
-    IF t.relam NOT IN (0, 2) OR t.reltablespace <> 0 THEN            -- 2 is heap
-        definition := concat(definition,
-            (SELECT E'\nUSING ' || quote_ident(m.amname) FROM pg_am m WHERE m.oid = t.relam AND m.oid <> 2));
-        more := (SELECT E'\nTABLESPACE ' || quote_ident(b.spcname) FROM pg_tablespace b WHERE b.oid = t.reltablespace);
-    END IF;
-    IF t.reloptions IS NOT NULL THEN
-        definition := concat(definition, E'\nWITH (', array_to_string(t.reloptions, ', '), ')');
-    END IF;
-    definition := concat(definition, more, t.settings);
-    IF t.relispartition THEN
-        definition := concat(definition,
-            -- Detached concurrently, and interrupted half-way: it is there and takes no rows.
-            (SELECT format(E';\nALTER TABLE ONLY %s.%I ATTACH PARTITION %s %s', p.relnamespace::regnamespace, p.relname, t.name,
-                           pg_get_expr(t.relpartbound, rel)) || CASE WHEN i.inhdetachpending THEN ' -- detach pending' ELSE '' END
-               FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE i.inhrelid = rel));
-    END IF;
-    definition := concat(definition,
-        CASE WHEN t.relrowsecurity THEN format(E';\nALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.name) END,
-        CASE WHEN t.relforcerowsecurity THEN format(E';\nALTER TABLE %s FORCE ROW LEVEL SECURITY', t.name) END,
-        CASE t.relreplident WHEN 'f' THEN format(E';\nALTER TABLE %s REPLICA IDENTITY FULL', t.name)
-                            WHEN 'n' THEN format(E';\nALTER TABLE %s REPLICA IDENTITY NOTHING', t.name) END,
-        indexes);
-    definition := concat(definition, E';\n-- Owner: ', quote_ident(pg_get_userbyid(t.relowner)));
+    definition := concat('CREATE ', clauses[1], 'TABLE ', t.name, clauses[2],
+        E' (\n', CASE WHEN c.lines IS NULL THEN substr(constraints, 3) ELSE concat(c.lines, constraints) END, E'\n)',
+        clauses[3], c.settings, clauses[4], indexes, E';\n-- Owner: ', quote_ident(pg_get_userbyid(t.relowner)));
+END
+$$;
+
+-- What few indexes have.
+CREATE FUNCTION pggit.in_tablespace(space oid) RETURNS text LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT ' TABLESPACE ' || quote_ident(b.spcname) FROM pg_tablespace b WHERE b.oid = space LIMIT 1);
+END
+$$;
+
+CREATE FUNCTION pggit.index_statistics(index oid) RETURNS text LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT string_agg(format(E'\nALTER INDEX %s.%I ALTER COLUMN %s SET STATISTICS %s;', c.relnamespace::regnamespace, c.relname, a.attnum, a.attstattarget),
+                              '' ORDER BY a.attnum)
+              FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.oid = index AND a.attstattarget >= 0);
 END
 $$;
 
@@ -163,17 +190,16 @@ DECLARE
     persistence "char";
     options text[];
     owner oid;
+    space oid;
 BEGIN
     IF kind IN ('i', 'I') THEN
-        SELECT concat(pg_get_indexdef(rel),
-                      CASE WHEN c.reltablespace <> 0
-                           THEN (SELECT ' TABLESPACE ' || quote_ident(b.spcname) FROM pg_tablespace b WHERE b.oid = c.reltablespace) END,
+        -- Two small queries: a join costs more.
+        space := (SELECT c.reltablespace FROM pg_class c WHERE c.oid = rel LIMIT 1);
+        SELECT concat(pg_get_indexdef(rel), CASE WHEN space <> 0 THEN pggit.in_tablespace(space) END,
                       CASE WHEN x.indisvalid OR kind = 'I' THEN ';' ELSE E'; -- invalid' END,
-                      (SELECT string_agg(format(E'\nALTER INDEX %s.%I ALTER COLUMN %s SET STATISTICS %s;',
-                                                c.relnamespace::regnamespace, c.relname, a.attnum, a.attstattarget),
-                                         '' ORDER BY a.attnum)
-                         FROM pg_attribute a WHERE a.attrelid = rel AND a.attstattarget >= 0))
-          INTO definition FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indexrelid = rel;
+                      -- Only expressions have statistics of their own.
+                      CASE WHEN x.indexprs IS NOT NULL THEN pggit.index_statistics(rel) END)
+          INTO definition FROM pg_index x WHERE x.indexrelid = rel;
         RETURN;
     END IF;
     SELECT format('%s.%I', c.relnamespace::regnamespace, c.relname), c.relpersistence, c.reloptions, c.relowner

@@ -18,5 +18,7 @@ DROP FUNCTION pggit.is_own(text);
 DROP FUNCTION pggit.enter_extension(integer);
 DROP FUNCTION pggit.extension_depth();
 DROP FUNCTION pggit.record_affected(oid[], oid[], text, integer);
-DROP FUNCTION pggit.followers(oid, xid);
+DROP FUNCTION pggit.is_member(oid, oid);
+DROP FUNCTION pggit.followers(oid, "char", xid);
+DROP FUNCTION pggit.wrote(regclass);
 DROP FUNCTION pggit.descendants(oid, xid);

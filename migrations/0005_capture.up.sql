@@ -12,7 +12,8 @@ SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 CREATE FUNCTION pggit.descendants(rel oid, written xid) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     WITH RECURSIVE r(oid) AS (
-        SELECT rel UNION SELECT i.inhrelid FROM pg_inherits i JOIN r ON i.inhparent = r.oid
+        -- OFFSET 0: by index, for one parent after the other.
+        SELECT rel UNION SELECT i.inhrelid FROM r CROSS JOIN LATERAL (SELECT h.inhrelid FROM pg_inherits h WHERE h.inhparent = r.oid OFFSET 0) i
     ), kept AS (
         SELECT c.oid, c.xmin, c.relispartition FROM r JOIN pg_class c ON c.oid = r.oid WHERE c.relpersistence <> 't'
     )
@@ -27,40 +28,78 @@ LANGUAGE sql STABLE AS $$
      WHERE k.relispartition
 $$;
 
+-- Whether this transaction may have written to a catalog. The server's own counts: they may hold what the session wrote within the
+-- last second, too, never less. Catalogs that it did not write to are not looked into: some grow with every table.
+CREATE FUNCTION pggit.wrote(catalog regclass) RETURNS boolean LANGUAGE sql VOLATILE
+RETURN pg_catalog.pg_stat_get_xact_tuples_inserted(catalog) + pg_catalog.pg_stat_get_xact_tuples_updated(catalog) > 0
+       OR NOT pg_catalog.current_setting('track_counts')::boolean;
+
 -- What ALTER TABLE makes, renames or moves together with the table and names nowhere: indexes of constraints, indexes and
 -- statistics made anew for another type, sequences of columns, triggers and rules that fire or not; and tables that are no
 -- partitions any more. And the table whose constraint ALTER INDEX renames. It has rows in the catalogs that this very
 -- (sub)transaction wrote.
-CREATE FUNCTION pggit.followers(rel oid, written xid) RETURNS TABLE (class oid, obj oid)
-LANGUAGE sql STABLE AS $$
-    SELECT 'pg_class'::regclass::oid, i.oid FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
-     WHERE x.indrelid = rel AND i.xmin = written
-       -- Made, renamed or moved; a table that is rewritten touches its indexes, too.
-       AND (x.xmin = written
-            OR EXISTS (SELECT FROM pg_depend d JOIN pg_constraint k ON k.oid = d.refobjid
-                        WHERE d.classid = 'pg_class'::regclass AND d.objid = i.oid AND d.refclassid = 'pg_constraint'::regclass AND k.xmin = written)
-            OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = rel
-                          AND d.refclassid = 'pg_namespace'::regclass AND d.xmin = written))
-    UNION ALL
-    SELECT 'pg_class'::regclass, d.objid FROM pg_depend d
-     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = rel AND d.refobjsubid > 0
-       AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i')
-       AND EXISTS (SELECT FROM pg_class s WHERE s.oid = d.objid AND s.relkind = 'S' AND s.xmin = written)
-    UNION ALL
-    SELECT 'pg_class'::regclass, k.conrelid FROM pg_constraint k
-     WHERE k.oid = (SELECT d.refobjid FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = rel AND d.objsubid = 0
-                       AND d.refclassid = 'pg_constraint'::regclass AND d.deptype = 'i')
-       AND k.xmin = written
-    UNION ALL
-    SELECT 'pg_statistic_ext'::regclass, e.oid FROM pg_statistic_ext e WHERE e.stxrelid = rel AND e.xmin = written
-    UNION ALL
-    SELECT 'pg_trigger'::regclass, g.oid FROM pg_trigger g WHERE g.tgrelid = rel AND g.xmin = written AND NOT g.tgisinternal
-    UNION ALL
-    SELECT 'pg_rewrite'::regclass, r.oid FROM pg_rewrite r WHERE r.ev_class = rel AND r.xmin = written AND r.rulename <> '_RETURN'
-    UNION ALL
-    SELECT 'pg_class'::regclass, c.oid FROM pg_class c
-     WHERE EXISTS (SELECT FROM pg_class p WHERE p.oid = rel AND p.relkind = 'p')
-       AND c.xmin = written AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition
+--
+-- Mostly there is none of it, so each question is small and by itself: a join, or one query for all, would cost more to start than
+-- all of these.
+CREATE FUNCTION pggit.followers(rel oid, kind "char", written xid, OUT classes oid[], OUT objects oid[])
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found_objects oid[];
+BEGIN
+    IF kind IN ('i', 'I') THEN
+        objects := ARRAY(SELECT k.conrelid FROM pg_index x JOIN pg_constraint k ON k.conrelid = x.indrelid AND k.conindid = rel
+                          WHERE x.indexrelid = rel AND k.xmin = written);
+    ELSE
+        -- Its indexes, and the sequences of its columns: those that were written.
+        objects := ARRAY(SELECT x.indexrelid FROM pg_index x WHERE x.indrelid = rel)
+            || ARRAY(SELECT d.objid FROM pg_depend d
+                      WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = rel AND d.refobjsubid > 0
+                        AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i'));
+        IF objects <> '{}' THEN
+            objects := ARRAY(SELECT c.oid FROM pg_class c WHERE c.oid = ANY (objects) AND c.xmin = written AND c.relkind IN ('i', 'I', 'S'));
+        END IF;
+        IF objects <> '{}' THEN
+            -- A table that is rewritten touches its indexes, too: those made, renamed or moved.
+            objects := ARRAY(
+                SELECT c.oid FROM pg_class c
+                 WHERE c.oid = ANY (objects)
+                   AND (c.relkind = 'S'
+                        OR EXISTS (SELECT FROM pg_index x WHERE x.indrelid = rel AND x.indexrelid = c.oid AND x.xmin = written)
+                        OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = rel AND k.conindid = c.oid AND k.xmin = written)
+                        OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = rel
+                                      AND d.refclassid = 'pg_namespace'::regclass AND d.xmin = written)));
+        END IF;
+        IF kind = 'p' THEN
+            objects := objects || ARRAY(SELECT c.oid FROM pg_class c
+                                         WHERE c.xmin = written AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition);
+        END IF;
+    END IF;
+    classes := array_fill('pg_class'::regclass::oid, ARRAY[cardinality(objects)]);
+
+    IF pggit.wrote('pg_statistic_ext') THEN
+        found_objects := ARRAY(SELECT e.oid FROM pg_statistic_ext e WHERE e.stxrelid = rel AND e.xmin = written);
+        classes := classes || array_fill('pg_statistic_ext'::regclass::oid, ARRAY[cardinality(found_objects)]);
+        objects := objects || found_objects;
+    END IF;
+    IF pggit.wrote('pg_trigger') THEN
+        found_objects := ARRAY(SELECT g.oid FROM pg_trigger g WHERE g.tgrelid = rel AND g.xmin = written AND NOT g.tgisinternal);
+        classes := classes || array_fill('pg_trigger'::regclass::oid, ARRAY[cardinality(found_objects)]);
+        objects := objects || found_objects;
+    END IF;
+    IF pggit.wrote('pg_rewrite') THEN
+        found_objects := ARRAY(SELECT r.oid FROM pg_rewrite r WHERE r.ev_class = rel AND r.xmin = written AND r.rulename <> '_RETURN');
+        classes := classes || array_fill('pg_rewrite'::regclass::oid, ARRAY[cardinality(found_objects)]);
+        objects := objects || found_objects;
+    END IF;
+END
+$$;
+
+-- Whether an extension brought it. A function, so that it is asked for one object at a time: as a part of a larger query it may be
+-- answered for all objects first.
+CREATE FUNCTION pggit.is_member(class oid, obj oid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_depend m WHERE m.classid = class AND m.objid = obj AND m.objsubid = 0 AND m.deptype = 'e');
+END
 $$;
 
 -- Rows for objects that may have been changed. The view decides by comparing definitions.
@@ -78,7 +117,7 @@ BEGIN
       LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] ELSE s.oid = t.typnamespace END
       CROSS JOIN LATERAL pggit.describe(u.class, u.obj) d
      WHERE i.identity IS NOT NULL AND a.object_names[1] IS DISTINCT FROM 'pg_temp'
-       AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = u.class AND m.objid = u.obj AND m.objsubid = 0 AND m.deptype = 'e');
+       AND NOT pggit.is_member(u.class, u.obj);
 END
 $$;
 
@@ -128,11 +167,12 @@ END
 $$;
 
 -- The settings besides search_path are for speed: every lookup here is for one object, by index; a plan made once serves. For
--- speed too, what most commands need is one query here, one in the printer and the INSERT, with few assignments between them:
--- each of those costs a part of what CREATE TABLE itself costs. Those in the second line are how constants in definitions are printed.
+-- speed too, what most commands need is one query here, a few small ones in the printer and the INSERT, with few assignments between them:
+-- each of those costs a part of what CREATE TABLE itself costs. Those from TimeZone to quote_all_identifiers are how constants in definitions are printed.
 CREATE FUNCTION pggit.record_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET lc_monetary = 'C'
+SET standard_conforming_strings = on SET quote_all_identifiers = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     o record;
@@ -143,6 +183,7 @@ DECLARE
     families oid[] := '{}';
     opfamilies oid[] := '{}';
     altered oid[] := '{}';
+    altered_kinds "char"[] := '{}';
     row_types oid[] := '{}';
     written xid;
     family oid;
@@ -269,6 +310,7 @@ BEGIN
         RETURNING xmin INTO written;
         IF o.relkind IN ('r', 'p', 'm', 'f', 'i', 'I') AND o.action IN ('ALTER', 'RENAME') THEN
             altered := altered || o.objid;
+            altered_kinds := altered_kinds || o.relkind;
         ELSIF o.classid = 'pg_type'::regclass AND o.action = 'ALTER' THEN
             row_types := row_types || o.objid;
         END IF;
@@ -279,18 +321,19 @@ BEGIN
         classes := classes || 'pg_opfamily'::regclass::oid;
         objects := objects || family;
     END LOOP;
-    FOREACH family IN ARRAY altered LOOP
-        FOR d IN SELECT m.class, m.obj FROM pggit.followers(family, written) m LOOP
-            CONTINUE WHEN concat_ws(' ', d.class, d.obj, 0) = ANY (seen);
-            seen := seen || concat_ws(' ', d.class, d.obj, 0);
-            classes := classes || d.class;
-            objects := objects || d.obj;
+    FOR nth IN 1 .. cardinality(altered) LOOP
+        d := pggit.followers(altered[nth], altered_kinds[nth], written);
+        FOR i IN 1 .. cardinality(d.objects) LOOP
+            CONTINUE WHEN concat_ws(' ', d.classes[i], d.objects[i], 0) = ANY (seen);
+            seen := seen || concat_ws(' ', d.classes[i], d.objects[i], 0);
+            classes := classes || d.classes[i];
+            objects := objects || d.objects[i];
         END LOOP;
     END LOOP;
     IF row_types <> '{}' THEN
         -- ALTER TYPE ... CASCADE: tables of that type.
         FOR family IN SELECT c.oid FROM pg_class c
-                       WHERE c.reloftype = ANY (row_types) AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.xmin = written)
+                       WHERE c.reloftype = ANY (row_types) AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.xmin = written OFFSET 0)
         LOOP
             classes := classes || 'pg_class'::regclass::oid;
             objects := objects || family;
@@ -628,7 +671,8 @@ $$;
 
 CREATE FUNCTION pggit.record_baseline() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
-SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off AS $$
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET lc_monetary = 'C'
+SET standard_conforming_strings = on SET quote_all_identifiers = off AS $$
 DECLARE
     found_rows bigint;
     classes oid[];

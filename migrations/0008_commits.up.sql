@@ -203,7 +203,8 @@ $$;
 -- has its row by the time we look for a newer one. And what was made anew goes on where it was. Says how many rows it edited.
 CREATE FUNCTION pggit.put_right(commits uuid[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
-SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off AS $$
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET lc_monetary = 'C'
+SET standard_conforming_strings = on SET quote_all_identifiers = off AS $$
 DECLARE
     c record;
     d record;

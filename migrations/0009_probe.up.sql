@@ -496,7 +496,9 @@ $$;
 -- where another one was at it. suspected: what the next look will record if it finds it again. unfinished: there is more to see.
 CREATE FUNCTION pggit.probe(catalog_writes bigint DEFAULT NULL, history_edits bigint DEFAULT NULL, max_objects integer DEFAULT 2000,
                             OUT looked boolean, OUT suspected bigint, OUT recorded bigint, OUT unfinished boolean)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET lc_monetary = 'C'
+SET standard_conforming_strings = on SET quote_all_identifiers = off AS $$
 DECLARE
     trusting boolean;
     news bigint;

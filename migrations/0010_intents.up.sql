@@ -237,7 +237,9 @@ $$;
 -- what a failed statement left behind. `changed` says whether there was anything untold, `broken` names what is not whole,
 -- `busy` is set while somebody else is still at it.
 CREATE FUNCTION pggit.settle_relations(i pggit.intents, told text, OUT changed boolean, OUT broken text, OUT busy boolean)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET lc_monetary = 'C'
+SET standard_conforming_strings = on SET quote_all_identifiers = off AS $$
 DECLARE
     r record;
     n integer := 0;

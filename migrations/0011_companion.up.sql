@@ -110,19 +110,15 @@ BEGIN
 END
 $$;
 
--- The name that ALTER ... RENAME TO gave.
-CREATE FUNCTION pggit.renamed_to(sql text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN m[1] LIKE '"%' THEN replace(substr(m[1], 2, length(m[1]) - 2), '""', '"') ELSE lower(m[1]) END
-      FROM regexp_match(sql, 'RENAME\s+TO\s+("(?:[^"]|"")+"|[^\s;]+)', 'i') m
-$$;
-
--- How many rows this transaction has deleted from a catalog: whether DROP ... IF EXISTS did anything.
-CREATE FUNCTION pggit.has_deleted(class regclass) RETURNS boolean LANGUAGE sql VOLATILE AS $$
-    SELECT pg_stat_get_xact_tuples_deleted(class) > 0 OR NOT current_setting('track_counts')::boolean
+-- Which of the roles or event triggers that a DROP names are there: of the others IF EXISTS says that there is nothing to drop.
+CREATE FUNCTION pggit.shared_there(call jsonb) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT coalesce(jsonb_agg(o -> 1), '[]') FROM jsonb_array_elements(call -> 'objects') o
+     WHERE CASE call ->> 'type' WHEN 'role' THEN EXISTS (SELECT FROM pg_roles r WHERE r.rolname = o ->> 1)
+                                WHEN 'event trigger' THEN EXISTS (SELECT FROM pg_event_trigger e WHERE e.evtname = o ->> 1) END
 $$;
 
 -- One row for each name in the statement's text.
-CREATE FUNCTION pggit.record_shared(call jsonb, query text) RETURNS void
+CREATE FUNCTION pggit.record_shared(call jsonb, query text, secret bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     kind text := call ->> 'type';
@@ -130,6 +126,7 @@ DECLARE
     act text := upper(call ->> 'action');
     class regclass := CASE kind WHEN 'role' THEN 'pg_authid' WHEN 'database' THEN 'pg_database' WHEN 'tablespace' THEN 'pg_tablespace'
                                 WHEN 'event trigger' THEN 'pg_event_trigger' WHEN 'parameter ACL' THEN 'pg_parameter_acl' END;
+    there jsonb := pggit.noted('there', secret);
     entry jsonb;
     named text;
     obj oid;
@@ -139,10 +136,7 @@ BEGIN
     -- ALTER ROLE ALL names none.
     FOR entry IN SELECT * FROM jsonb_array_elements(CASE WHEN jsonb_array_length(call -> 'objects') = 0
                                                          THEN '[[null, null]]'::jsonb ELSE call -> 'objects' END) LOOP
-        named := entry ->> 1;
-        IF act = 'RENAME' THEN
-            named := coalesce(pggit.renamed_to(query), named);
-        END IF;
+        named := coalesce(call ->> 'renamed_to', entry ->> 1);
         obj := NULL;
         def := NULL;
         CASE kind
@@ -159,8 +153,7 @@ BEGIN
             ELSE
                 NULL;
         END CASE;
-        -- DROP ... IF EXISTS of what was not there.
-        CONTINUE WHEN act = 'DROP' AND NOT pggit.has_deleted(class);
+        CONTINUE WHEN act = 'DROP' AND NOT there ? named;
         n := n + 1;
         INSERT INTO pggit.changes (action, command_tag, object_type, object_name, object_identity, classid, objid, new_definition,
                                    aspect, statement_id, sql_executed, message, captured_by, ordinal)
@@ -181,18 +174,20 @@ CREATE FUNCTION pggit.is_ours(row_xmin xid, row_cmin cid, top xid8, top_age inte
 RETURN pg_catalog.age(row_xmin) <= top_age AND row_cmin::text::bigint > since
        AND pg_catalog.pg_xact_status((top::text::numeric + top_age - pg_catalog.age(row_xmin))::text::xid8) = 'in progress';
 
--- Relations of these names that this transaction made, with what was made along with them: what CREATE TABLE needs, at the
--- price of a part of it.
+-- Relations of these names that this transaction made, with what was made along with them: what CREATE TABLE and CREATE INDEX
+-- need, at the price of a part of it.
 CREATE FUNCTION pggit.created(names name[], top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid)
 LANGUAGE sql STABLE AS $$
     WITH made AS MATERIALIZED (
-        SELECT c.oid FROM pg_class c WHERE c.relname = ANY (names) AND pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
+        SELECT c.oid, c.relkind FROM pg_class c WHERE c.relname = ANY (names) AND pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
     )
     SELECT 'pg_class'::regclass::oid, m.oid FROM made m
     UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM made m JOIN pg_index i ON i.indrelid = m.oid
     UNION ALL SELECT 'pg_class'::regclass, d.objid FROM made m JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = m.oid
                  AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
                  JOIN pg_sequence q ON q.seqrelid = d.objid
+    -- Those of partitions, made or taken as a part of it.
+    UNION ALL SELECT 'pg_class'::regclass, t.relid FROM made m CROSS JOIN LATERAL pg_partition_tree(m.oid) t WHERE m.relkind = 'I' AND t.relid <> m.oid
     UNION ALL SELECT 'pg_trigger'::regclass, g.oid FROM made m JOIN pg_trigger g ON g.tgrelid = m.oid AND NOT g.tgisinternal
     UNION ALL SELECT 'pg_statistic_ext'::regclass, e.oid FROM made m JOIN pg_statistic_ext e ON e.stxrelid = m.oid
 $$;
@@ -202,39 +197,70 @@ $$;
 CREATE FUNCTION pggit.touched_near(rels oid[], names name[], top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid)
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
-    RETURN QUERY
-    SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c
-     WHERE c.oid = ANY (rels) AND (
-           -- A table that is rewritten touches its indexes, too.
-           pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
-               AND (c.relkind NOT IN ('i', 'I') OR c.relname = ANY (names)
-                    OR EXISTS (SELECT FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indrelid
-                                       AND d.refclassid = 'pg_namespace'::regclass AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since)
-                                WHERE i.indexrelid = c.oid))
-        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_attrdef a WHERE a.adrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND pggit.is_ours(k.xmin, k.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_sequence q WHERE q.seqrelid = c.oid AND pggit.is_ours(q.xmin, q.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND c.relkind = 'S'
-                      AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.rulename = '_RETURN' AND pggit.is_ours(w.xmin, w.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_foreign_table f WHERE f.ftrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since))
-        OR EXISTS (SELECT FROM pg_partitioned_table f WHERE f.partrelid = c.oid AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since)))
-    UNION ALL
-    SELECT 'pg_trigger'::regclass, g.oid FROM pg_trigger g WHERE g.tgrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
-    UNION ALL
-    SELECT 'pg_policy'::regclass, g.oid FROM pg_policy g WHERE g.polrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
-    UNION ALL
-    SELECT 'pg_rewrite'::regclass, g.oid FROM pg_rewrite g WHERE g.ev_class = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
-    UNION ALL
-    SELECT 'pg_statistic_ext'::regclass, e.oid FROM pg_statistic_ext e WHERE e.stxrelid = ANY (rels) AND pggit.is_ours(e.xmin, e.cmin, top, top_age, since)
-    UNION ALL
-    SELECT 'pg_proc'::regclass, p.oid FROM pg_proc p WHERE p.proname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since)
-    UNION ALL
-    SELECT 'pg_namespace'::regclass, p.oid FROM pg_namespace p WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since);
+    -- What nearly every change of a relation writes to, in one query; the rest by itself, where it was written to.
+    RETURN QUERY SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c
+        WHERE c.oid = ANY (rels)
+          -- A table that is rewritten touches its indexes, too.
+          AND (pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
+                   AND (c.relkind NOT IN ('i', 'I') OR c.relname = ANY (names)
+                        OR EXISTS (SELECT FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indrelid
+                                           AND d.refclassid = 'pg_namespace'::regclass AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since)
+                                    WHERE i.indexrelid = c.oid))
+            OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
+            OR EXISTS (SELECT FROM pg_attrdef a WHERE a.adrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
+            OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND pggit.is_ours(k.xmin, k.cmin, top, top_age, since))
+            OR EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since))
+            OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since)));
+    IF pggit.wrote('pg_inherits') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, i.inhrelid FROM pg_inherits i
+            WHERE i.inhrelid = ANY (rels) AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_sequence') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, q.seqrelid FROM pg_sequence q
+            WHERE q.seqrelid = ANY (rels) AND pggit.is_ours(q.xmin, q.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_depend') THEN
+        -- Whose column a sequence is.
+        RETURN QUERY SELECT DISTINCT 'pg_class'::regclass::oid, d.objid FROM pg_sequence q JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = q.seqrelid
+            WHERE q.seqrelid = ANY (rels) AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_rewrite') THEN
+        RETURN QUERY SELECT CASE w.rulename WHEN '_RETURN' THEN 'pg_class' ELSE 'pg_rewrite' END::regclass::oid,
+                            CASE w.rulename WHEN '_RETURN' THEN w.ev_class ELSE w.oid END
+            FROM pg_rewrite w WHERE w.ev_class = ANY (rels) AND pggit.is_ours(w.xmin, w.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_foreign_table') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, f.ftrelid FROM pg_foreign_table f
+            WHERE f.ftrelid = ANY (rels) AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_partitioned_table') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, f.partrelid FROM pg_partitioned_table f
+            WHERE f.partrelid = ANY (rels) AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_trigger') THEN
+        RETURN QUERY SELECT 'pg_trigger'::regclass::oid, g.oid FROM pg_trigger g
+            WHERE g.tgrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_policy') THEN
+        RETURN QUERY SELECT 'pg_policy'::regclass::oid, g.oid FROM pg_policy g
+            WHERE g.polrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_statistic_ext') THEN
+        RETURN QUERY SELECT 'pg_statistic_ext'::regclass::oid, e.oid FROM pg_statistic_ext e
+            WHERE e.stxrelid = ANY (rels) AND pggit.is_ours(e.xmin, e.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_type') THEN
+        RETURN QUERY SELECT 'pg_type'::regclass::oid, t.oid FROM pg_type t
+            WHERE t.typname = ANY (names) AND pggit.is_ours(t.xmin, t.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_proc') THEN
+        RETURN QUERY SELECT 'pg_proc'::regclass::oid, p.oid FROM pg_proc p
+            WHERE p.proname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_namespace') THEN
+        RETURN QUERY SELECT 'pg_namespace'::regclass::oid, p.oid FROM pg_namespace p
+            WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since);
+    END IF;
 END
 $$;
 
@@ -245,7 +271,7 @@ LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS 
 BEGIN
     RETURN ARRAY(
         WITH RECURSIVE r(rel) AS (
-            SELECT c.oid FROM pg_class c WHERE c.relname = ANY (names)
+            SELECT n.obj FROM pggit.objects_named(names, 'table') n
             UNION
             SELECT x.oid FROM r, LATERAL (
                 SELECT d.objid FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = r.rel AND d.classid = 'pg_class'::regclass
@@ -253,60 +279,88 @@ BEGIN
                 UNION ALL SELECT i.indrelid FROM pg_index i WHERE i.indexrelid = r.rel) x(oid)
         )
         SELECT r.rel FROM r
-        UNION SELECT k.conrelid FROM r JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = r.rel AND d.classid = 'pg_constraint'::regclass
-                JOIN pg_constraint k ON k.oid = d.objid AND k.contype = 'f');
+        -- OFFSET 0: row by row. A join may begin with all constraints.
+        UNION SELECT k.conrelid
+                FROM r CROSS JOIN LATERAL (SELECT d.objid FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = r.rel
+                                              AND d.classid = 'pg_constraint'::regclass OFFSET 0) d
+                CROSS JOIN LATERAL (SELECT c.conrelid FROM pg_constraint c WHERE c.oid = d.objid AND c.contype = 'f' OFFSET 0) k);
 END
 $$;
 
--- The same without knowing where: every catalog is looked through.
+-- The same without knowing where: every catalog that was written to is looked through.
 CREATE FUNCTION pggit.touched(top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid)
-LANGUAGE sql STABLE AS $$
-    SELECT 'pg_class'::regclass::oid, w.rel FROM (
-        SELECT c.oid FROM pg_class c WHERE pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
-        UNION SELECT a.attrelid FROM pg_attribute a WHERE pggit.is_ours(a.xmin, a.cmin, top, top_age, since)
-        UNION SELECT a.adrelid FROM pg_attrdef a WHERE pggit.is_ours(a.xmin, a.cmin, top, top_age, since)
-        UNION SELECT k.conrelid FROM pg_constraint k WHERE pggit.is_ours(k.xmin, k.cmin, top, top_age, since)
-        UNION SELECT i.indexrelid FROM pg_index i WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since)
-        UNION SELECT i.indrelid FROM pg_index i WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since)
-        UNION SELECT i.inhrelid FROM pg_inherits i WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since)
-        UNION SELECT q.seqrelid FROM pg_sequence q WHERE pggit.is_ours(q.xmin, q.cmin, top, top_age, since)
-        UNION SELECT g.ev_class FROM pg_rewrite g WHERE g.rulename = '_RETURN' AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since)
-        UNION SELECT f.ftrelid FROM pg_foreign_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, top_age, since)
-        UNION SELECT f.partrelid FROM pg_partitioned_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, top_age, since)) w(rel)
-    UNION SELECT 'pg_type'::regclass, t.oid FROM pg_type t WHERE pggit.is_ours(t.xmin, t.cmin, top, top_age, since)
-    UNION SELECT 'pg_type'::regclass, r.reltype FROM pg_class r WHERE r.relkind = 'c' AND (pggit.is_ours(r.xmin, r.cmin, top, top_age, since)
-             OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = r.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since)))
-    UNION SELECT 'pg_type'::regclass, e.enumtypid FROM pg_enum e WHERE pggit.is_ours(e.xmin, e.cmin, top, top_age, since)
-    UNION SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k WHERE k.contypid <> 0 AND pggit.is_ours(k.xmin, k.cmin, top, top_age, since)
-    UNION SELECT 'pg_trigger'::regclass, o.oid FROM pg_trigger o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_policy'::regclass, o.oid FROM pg_policy o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_rewrite'::regclass, o.oid FROM pg_rewrite o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_proc'::regclass, o.oid FROM pg_proc o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_proc'::regclass, o.aggfnoid FROM pg_aggregate o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_namespace'::regclass, o.oid FROM pg_namespace o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_operator'::regclass, o.oid FROM pg_operator o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_opclass'::regclass, o.oid FROM pg_opclass o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_opfamily'::regclass, o.oid FROM pg_opfamily o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_opfamily'::regclass, o.amopfamily FROM pg_amop o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_opfamily'::regclass, o.amprocfamily FROM pg_amproc o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_cast'::regclass, o.oid FROM pg_cast o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_transform'::regclass, o.oid FROM pg_transform o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_collation'::regclass, o.oid FROM pg_collation o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_conversion'::regclass, o.oid FROM pg_conversion o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_statistic_ext'::regclass, o.oid FROM pg_statistic_ext o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_ts_config'::regclass, o.oid FROM pg_ts_config o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_ts_config'::regclass, o.mapcfg FROM pg_ts_config_map o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_ts_dict'::regclass, o.oid FROM pg_ts_dict o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_ts_parser'::regclass, o.oid FROM pg_ts_parser o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_ts_template'::regclass, o.oid FROM pg_ts_template o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_foreign_data_wrapper'::regclass, o.oid FROM pg_foreign_data_wrapper o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_foreign_server'::regclass, o.oid FROM pg_foreign_server o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_publication'::regclass, o.oid FROM pg_publication o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_publication'::regclass, o.prpubid FROM pg_publication_rel o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_language'::regclass, o.oid FROM pg_language o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_extension'::regclass, o.oid FROM pg_extension o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_am'::regclass, o.oid FROM pg_am o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
-    UNION SELECT 'pg_default_acl'::regclass, o.oid FROM pg_default_acl o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    catalog regclass;
+BEGIN
+    -- Parts of objects.
+    IF pggit.wrote('pg_class') THEN
+        RETURN QUERY SELECT CASE c.relkind WHEN 'c' THEN 'pg_type' ELSE 'pg_class' END::regclass::oid, CASE c.relkind WHEN 'c' THEN c.reltype ELSE c.oid END FROM pg_class c WHERE pggit.is_ours(c.xmin, c.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_attribute') THEN
+        -- Those of composite types are the type's.
+        RETURN QUERY SELECT CASE c.relkind WHEN 'c' THEN 'pg_type' ELSE 'pg_class' END::regclass::oid, CASE c.relkind WHEN 'c' THEN c.reltype ELSE c.oid END
+            FROM pg_class c WHERE c.oid IN (SELECT a.attrelid FROM pg_attribute a WHERE pggit.is_ours(a.xmin, a.cmin, top, top_age, since));
+    END IF;
+    IF pggit.wrote('pg_attrdef') THEN
+        RETURN QUERY SELECT DISTINCT 'pg_class'::regclass::oid, a.adrelid FROM pg_attrdef a WHERE pggit.is_ours(a.xmin, a.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_constraint') THEN
+        RETURN QUERY SELECT DISTINCT CASE k.conrelid WHEN 0 THEN 'pg_type' ELSE 'pg_class' END::regclass::oid, CASE k.conrelid WHEN 0 THEN k.contypid ELSE k.conrelid END FROM pg_constraint k WHERE pggit.is_ours(k.xmin, k.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_index') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, w.rel FROM pg_index i, LATERAL (VALUES (i.indexrelid), (i.indrelid)) w(rel)
+            WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_inherits') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, i.inhrelid FROM pg_inherits i WHERE pggit.is_ours(i.xmin, i.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_sequence') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, q.seqrelid FROM pg_sequence q WHERE pggit.is_ours(q.xmin, q.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_rewrite') THEN
+        RETURN QUERY SELECT CASE w.rulename WHEN '_RETURN' THEN 'pg_class' ELSE 'pg_rewrite' END::regclass::oid,
+                            CASE w.rulename WHEN '_RETURN' THEN w.ev_class ELSE w.oid END
+            FROM pg_rewrite w WHERE pggit.is_ours(w.xmin, w.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_foreign_table') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, f.ftrelid FROM pg_foreign_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_partitioned_table') THEN
+        RETURN QUERY SELECT 'pg_class'::regclass::oid, f.partrelid FROM pg_partitioned_table f WHERE pggit.is_ours(f.xmin, f.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_enum') THEN
+        RETURN QUERY SELECT DISTINCT 'pg_type'::regclass::oid, e.enumtypid FROM pg_enum e WHERE pggit.is_ours(e.xmin, e.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_aggregate') THEN
+        RETURN QUERY SELECT 'pg_proc'::regclass::oid, o.aggfnoid::oid FROM pg_aggregate o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_amop') THEN
+        RETURN QUERY SELECT DISTINCT 'pg_opfamily'::regclass::oid, o.amopfamily FROM pg_amop o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_amproc') THEN
+        RETURN QUERY SELECT DISTINCT 'pg_opfamily'::regclass::oid, o.amprocfamily FROM pg_amproc o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_ts_config_map') THEN
+        RETURN QUERY SELECT DISTINCT 'pg_ts_config'::regclass::oid, o.mapcfg FROM pg_ts_config_map o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_publication_rel') THEN
+        RETURN QUERY SELECT DISTINCT 'pg_publication'::regclass::oid, o.prpubid FROM pg_publication_rel o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since);
+    END IF;
+    IF pggit.wrote('pg_publication_namespace') THEN
+        RETURN QUERY SELECT DISTINCT 'pg_publication'::regclass::oid, o.pnpubid FROM pg_publication_namespace o WHERE pggit.is_ours(o.xmin, o.cmin, top, top_age, since);
+    END IF;
+    -- What is an object itself.
+    FOREACH catalog IN ARRAY ARRAY['pg_type', 'pg_trigger', 'pg_policy', 'pg_proc', 'pg_namespace', 'pg_operator', 'pg_opclass', 'pg_opfamily',
+                                   'pg_cast', 'pg_transform', 'pg_collation', 'pg_conversion', 'pg_statistic_ext', 'pg_ts_config', 'pg_ts_dict',
+                                   'pg_ts_parser', 'pg_ts_template', 'pg_foreign_data_wrapper', 'pg_foreign_server', 'pg_publication',
+                                   'pg_language', 'pg_extension', 'pg_am', 'pg_default_acl']::regclass[] LOOP
+        IF pggit.wrote(catalog) THEN
+            RETURN QUERY EXECUTE format('SELECT %L::oid, o.oid FROM %s o WHERE pggit.is_ours(o.xmin, o.cmin, $1, $2, $3)', catalog::oid, catalog)
+                USING top, top_age, since;
+        END IF;
+    END LOOP;
+END
 $$;
 
 -- Whether the history keeps rows for it: not for parts (they stand in their table's or type's definition), not for what the
@@ -319,9 +373,9 @@ BEGIN
             RETURN EXISTS (SELECT FROM pg_class c WHERE c.oid = obj AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S', 'i', 'I') AND c.relpersistence <> 't'
                               AND c.relnamespace NOT IN ('pg_toast'::regnamespace, 'pggit'::regnamespace));
         WHEN 'pg_type'::regclass THEN
-            RETURN EXISTS (SELECT FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
-                            WHERE t.oid = obj AND t.typtype <> 'm' AND (t.typrelid = 0 OR c.relkind = 'c') AND t.typnamespace <> 'pggit'::regnamespace
-                              AND NOT EXISTS (SELECT FROM pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid));
+            -- Row types, array types and multiranges are parts of a table, a type, a range.
+            RETURN NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = obj AND d.deptype = 'i')
+               AND EXISTS (SELECT FROM pg_type t WHERE t.oid = obj AND t.typnamespace <> 'pggit'::regnamespace);
         WHEN 'pg_trigger'::regclass THEN
             RETURN EXISTS (SELECT FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
                             WHERE g.oid = obj AND NOT g.tgisinternal AND c.relpersistence <> 't' AND c.relnamespace <> 'pggit'::regnamespace);
@@ -374,8 +428,11 @@ $$;
 
 -- Every object of this kind with one of these names: which of them the statement meant shows afterwards. A kind that is not
 -- here, or none: whatever has the name.
+--
+-- ROWS: what is worked out from it recursively has a hash table of ten times as many rows, and one for the usual thousand takes
+-- longer to make than all the rest.
 CREATE FUNCTION pggit.objects_named(names name[], kind text) RETURNS TABLE (class oid, obj oid)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE ROWS 1 AS $$
 BEGIN
     IF kind IN ('table', 'foreign table', 'view', 'materialized view', 'index', 'sequence') THEN
         RETURN QUERY SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c WHERE c.relname = ANY (names);
@@ -453,7 +510,7 @@ BEGIN
               LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] AND d.class <> 'pg_namespace'::regclass
                                                ELSE s.oid = t.typnamespace END
              WHERE pggit.is_kept(d.class, d.obj) AND i.identity IS NOT NULL
-               AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = d.class AND m.objid = d.obj AND m.objsubid = 0 AND m.deptype = 'e')), 'wholes',
+               AND NOT pggit.is_member(d.class, d.obj)), 'wholes',
            (SELECT jsonb_agg(jsonb_build_array(w.class, w.obj, d.class, d.obj))
               FROM near d, LATERAL (
                   SELECT 'pg_class'::regclass::oid, k.conrelid FROM pg_constraint k
@@ -544,7 +601,7 @@ BEGIN
     IF act IN ('GRANT', 'REVOKE', 'COMMENT', 'SECURITY') AND tag <> 'ALTER DEFAULT PRIVILEGES' THEN
         -- No definition shows it.
         NULL;
-    ELSIF names IS NOT NULL AND tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'EXPLAIN') THEN
+    ELSIF names IS NOT NULL AND tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'EXPLAIN', 'CREATE INDEX') THEN
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.created(names::name[], top, top_age, since) t;
     ELSIF kind = 'user mapping' AND act <> 'DROP' THEN
         -- Who wrote a mapping only a superuser may know: all of the server's, of which the view shows those that are new or differ.
@@ -553,15 +610,18 @@ BEGIN
         -- Only a superuser sees who wrote it.
         SELECT array_agg('pg_subscription'::regclass::oid), array_agg(s.oid) INTO classes, objects
           FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
-         WHERE s.subname = CASE WHEN act = 'RENAME' THEN pggit.renamed_to(query) ELSE names[1] END;
+         WHERE s.subname = coalesce(call ->> 'renamed_to', names[1]);
     ELSIF act = 'DROP' AND names IS NOT NULL THEN
         -- What stays of what might have gone; a table that lost a column, say.
-        rels := ARRAY(SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass);
-        SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
-    ELSIF names IS NOT NULL AND act <> 'RENAME'
-          AND tag IN ('CREATE VIEW', 'CREATE INDEX', 'CREATE SEQUENCE', 'CREATE FUNCTION', 'ALTER FUNCTION', 'ALTER TABLE', 'ALTER INDEX',
-                      'ALTER VIEW', 'ALTER SEQUENCE') THEN
+        rels := ARRAY(SELECT x.rel FROM (SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass) x(rel)
+                       WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = x.rel OFFSET 0));
+        IF rels <> '{}' THEN
+            SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
+        END IF;
+    ELSIF names IS NOT NULL AND tag IN ('CREATE VIEW', 'CREATE SEQUENCE', 'CREATE FUNCTION', 'CREATE TYPE', 'CREATE DOMAIN', 'ALTER FUNCTION', 'ALTER TABLE',
+                      'ALTER INDEX', 'ALTER VIEW', 'ALTER SEQUENCE') THEN
         -- And what was near before: a partition that was detached.
+        names := names || (call ->> 'renamed_to');
         rels := pggit.relations_near(names::name[])
                 || ARRAY(SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass);
         SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
@@ -571,7 +631,7 @@ BEGIN
     IF tag IN ('CREATE INDEX', 'CREATE TRIGGER', 'CREATE RULE') THEN
         -- Their table's row is marked as having some: no change of the table.
         SELECT array_agg(w.class), array_agg(w.obj) INTO classes, objects FROM unnest(classes, objects) w(class, obj)
-         WHERE w.class <> 'pg_class'::regclass OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = w.obj AND c.relkind IN ('r', 'p', 'f', 'm'));
+         WHERE w.class <> 'pg_class'::regclass OR (SELECT c.relkind FROM pg_class c WHERE c.oid = w.obj LIMIT 1) NOT IN ('r', 'p', 'f', 'm');
     END IF;
     IF wholes IS NOT NULL THEN
         SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects
@@ -589,17 +649,19 @@ BEGIN
         SELECT classes || array_agg(h.classid), objects || array_agg(h.objid) INTO classes, objects
           FROM held h WHERE h.new_definition IS DISTINCT FROM (pggit.describe(h.classid, h.objid)).definition;
     END IF;
-    WITH made AS (
-        INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
-                                   namespace, new_definition, shape, affected, statement_id, sql_executed, message, captured_by, ordinal)
-        -- The connection string of a subscription may have changed unseen.
-        SELECT CASE WHEN f.type = 'subscription' THEN act ELSE 'ALTER' END, tag, f.type, f.schema_name, f.name, f.identity, f.class, f.obj, f.namespace,
-               f.definition, f.shape, f.type <> 'subscription', statement, query, pggit.message_of(query), 'inject', done + f.n
-          FROM pggit.found(classes, objects) f
-        RETURNING cmin
-    )
-    SELECT count(*), max(cmin::text::integer) INTO more, last FROM made;
-    done := done + more;
+    IF classes IS NOT NULL THEN
+        WITH made AS (
+            INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
+                                       namespace, new_definition, shape, affected, statement_id, sql_executed, message, captured_by, ordinal)
+            -- The connection string of a subscription may have changed unseen.
+            SELECT CASE WHEN f.type = 'subscription' THEN act ELSE 'ALTER' END, tag, f.type, f.schema_name, f.name, f.identity, f.class, f.obj, f.namespace,
+                   f.definition, f.shape, f.type <> 'subscription', statement, query, pggit.message_of(query), 'inject', done + f.n
+              FROM pggit.found(classes, objects) f
+            RETURNING cmin
+        )
+        SELECT count(*), max(cmin::text::integer) INTO more, last FROM made;
+        done := done + more;
+    END IF;
 
     -- What has no definition that could show it. The next call must not tell of these comments again.
     IF act IN ('GRANT', 'REVOKE', 'COMMENT', 'SECURITY') OR tag = 'ALTER DEFAULT PRIVILEGES' THEN
@@ -665,7 +727,7 @@ LANGUAGE sql STABLE AS $$
                                        ELSE s.oid = t.typnamespace END
       CROSS JOIN LATERAL pggit.describe(u.class, u.obj) d
      WHERE i.identity IS NOT NULL AND a.object_names[1] IS DISTINCT FROM 'pg_temp' AND pggit.is_kept(u.class, u.obj)
-       AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = u.class AND m.objid = u.obj AND m.objsubid = 0 AND m.deptype = 'e')
+       AND NOT pggit.is_member(u.class, u.obj)
 $$;
 
 -- The comment that COMMENT made; none where it took one away.
@@ -699,10 +761,11 @@ BEGIN
 END
 $$;
 
--- A call may be there for the lock_timeout only: then 'notes' and 'records' are false.
+-- A call may be there for the lock_timeout only, or for a change request: then 'notes' and 'records' are false.
 CREATE PROCEDURE pggit.companion(payload text, signature text, sql text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET lc_monetary = 'C'
+SET standard_conforming_strings = on SET quote_all_identifiers = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     secret bytea := (SELECT k.key FROM pggit.companion_key k);
@@ -721,25 +784,33 @@ BEGIN
     IF call ->> 'session' IS DISTINCT FROM current_setting('pggit.session', true) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'this call was signed for another session';
     END IF;
+    shared := coalesce(call ->> 'type' IN ('role', 'database', 'tablespace', 'event trigger', 'parameter ACL')
+                       AND call ->> 'tag' NOT IN ('REASSIGN OWNED', 'DROP OWNED'), false);
     IF call ->> 'phase' = 'before' THEN
-        IF call -> 'notes' IS DISTINCT FROM 'false' THEN
+        PERFORM pggit.bound_lock_wait(call ->> 'lock_timeout');
+        IF call ? 'request' THEN
+            PERFORM pggit.enter_request((call ->> 'request')::uuid, call ->> 'message',
+                                        CASE WHEN sql IS NULL THEN pggit.current_message() ELSE pggit.message_of(sql) END);
+        END IF;
+        IF shared AND call ->> 'action' = 'drop' THEN
+            PERFORM pggit.note('there', pggit.shared_there(call)::text, secret);
+        ELSIF NOT shared AND call -> 'notes' IS DISTINCT FROM 'false' THEN
             PERFORM pggit.note_droppable((SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o
                                            HAVING bool_and(o ->> 1 <> '*' AND call ->> 'tag' <> 'DROP OWNED')), call ->> 'type', secret);
         END IF;
-        PERFORM pggit.bound_lock_wait(call ->> 'lock_timeout');
         RETURN;
     END IF;
-    IF call -> 'records' = 'false' THEN
-        RETURN;
+    IF call -> 'records' IS DISTINCT FROM 'false' THEN
+        query := coalesce(call ->> 'query', sql);
+        query := CASE WHEN query IS NULL THEN pggit.client_query() ELSE pggit.kept_query(query) END;
+        IF shared THEN
+            PERFORM pggit.record_shared(call, query, secret);
+        ELSE
+            PERFORM pggit.record_found(call, query, secret);
+        END IF;
     END IF;
-    query := coalesce(call ->> 'query', sql);
-    query := CASE WHEN query IS NULL THEN pggit.client_query() ELSE pggit.kept_query(query) END;
-    shared := call ->> 'type' IN ('role', 'database', 'tablespace', 'event trigger', 'parameter ACL')
-              AND call ->> 'tag' NOT IN ('REASSIGN OWNED', 'DROP OWNED');
-    IF shared THEN
-        PERFORM pggit.record_shared(call, query);
-    ELSE
-        PERFORM pggit.record_found(call, query, secret);
+    IF call ? 'request' THEN
+        PERFORM pggit.leave_request();
     END IF;
 END
 $$;

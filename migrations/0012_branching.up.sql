@@ -9,10 +9,13 @@ ALTER TABLE pggit.branches
     ADD COLUMN fork_commits bigint,
     ADD COLUMN maker        text,
     ADD COLUMN maker_pid    integer,
-    ADD COLUMN maker_start  timestamptz;
+    ADD COLUMN maker_start  timestamptz,
+    ADD COLUMN expires_at   timestamptz;
 COMMENT ON COLUMN pggit.branches.fork_commit IS 'The newest commit of the parent when the branch was made from it';
 COMMENT ON COLUMN pggit.branches.fork_commits IS 'How many commits the parent had then';
 COMMENT ON COLUMN pggit.branches.maker IS 'The process that made it: host name and process id';
+COMMENT ON COLUMN pggit.branches.expires_at IS
+    'When it is dropped, or as soon after that as nobody is on it; protected branches stay. NULL: never';
 
 CREATE TABLE pggit.templates (
     database        text PRIMARY KEY,

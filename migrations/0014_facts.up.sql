@@ -19,7 +19,8 @@ $$;
 -- The settings say how constants in definitions are printed.
 CREATE FUNCTION pggit.facts() RETURNS TABLE (object_type text, object_identity text, fact text, value text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
-SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off AS $$
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET lc_monetary = 'C'
+SET standard_conforming_strings = on SET quote_all_identifiers = off AS $$
     WITH object AS MATERIALIZED (
         SELECT r.class, r.obj FROM pggit.recordable_objects() r
     ), rights(class, obj, sub, grants) AS (

@@ -17,6 +17,9 @@ BEGIN
     END IF;
 END
 $$;
+DROP FUNCTION pggit.diff(uuid, uuid);
+DROP FUNCTION pggit.diff(text, text);
+DROP FUNCTION pggit.facts_of(text);
 DROP FUNCTION pggit.create_branch(text, text);
 DROP FUNCTION pggit.ask_proxy(jsonb);
 DROP TABLE pggit.answers;

@@ -80,7 +80,8 @@ CREATE FUNCTION pggit.objects_at(moment timestamptz)
 RETURNS TABLE (classid oid, objid oid, objsubid integer, object_type text, object_identity text, fact text, value text,
                shape jsonb, change_id uuid, stale boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
-SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET quote_all_identifiers = off AS $$
+SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' SET lc_monetary = 'C'
+SET standard_conforming_strings = on SET quote_all_identifiers = off AS $$
     WITH known AS MATERIALIZED (
         SELECT r.* FROM pggit.rows_by(moment) r
     ), newest AS MATERIALIZED (
@@ -417,7 +418,7 @@ $$;
 COMMENT ON FUNCTION pggit.log(text, integer) IS 'The newest commits, newest first: who, when, what for, which objects, which statements';
 
 ---------------------------------------------------------------------------------------------------------------------------
--- Making branches, for a client of the proxy
+-- Asking the proxy, which knows the other branches: to make one, to look at one
 ---------------------------------------------------------------------------------------------------------------------------
 
 -- Who is a member may make branches.
@@ -442,6 +443,7 @@ CREATE TABLE pggit.answers (
     message  text,
     detail   text,
     hint     text,
+    result   jsonb,
     at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE pggit.answers IS 'Answers of the proxy to functions that wait for it; removed after an hour';
@@ -450,7 +452,7 @@ REVOKE ALL ON pggit.answers FROM PUBLIC;
 -- Asks the proxy of this session for something, and waits for the answer. Nothing that this transaction writes can be seen by anybody
 -- before it ends, but what it says to its client at once goes through the proxy: it takes the message out, believes it by the signature,
 -- and has the recorder do the work and write the answer. Whoever cancels this does not stop the work.
-CREATE FUNCTION pggit.ask_proxy(call jsonb) RETURNS void
+CREATE FUNCTION pggit.ask_proxy(call jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     secret bytea := (SELECT k.key FROM pggit.companion_key k);
@@ -461,11 +463,11 @@ DECLARE
 BEGIN
     RESET pggit.session;
     IF pggit.current_session() IS NULL THEN
-        RAISE EXCEPTION 'this connection does not go through pggit-proxy, which makes branches'
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Connect through the proxy, or use pggit-proxy branch.';
-    ELSIF pg_current_xact_id_if_assigned() IS NOT NULL OR current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION USING ERRCODE = 'active_sql_transaction', MESSAGE = 'branches cannot be made inside a transaction that does anything else',
-            HINT = 'A branch is not undone with the transaction. Call it by itself, under READ COMMITTED.';
+        RAISE EXCEPTION 'this connection does not go through pggit-proxy, which knows the other branches'
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Connect through the proxy, or use its commands: pggit-proxy branch, pggit-proxy diff.';
+    ELSIF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'a transaction under % cannot see the answer of pggit-proxy', upper(current_setting('transaction_isolation'))
+            USING ERRCODE = 'active_sql_transaction', HINT = 'Call it under READ COMMITTED.';
     END IF;
     text_of := translate(encode(convert_to((call || jsonb_build_object('ask', ask, 'session', current_setting('pggit.session'),
                          'query', left(current_query(), 10000)))::text, 'UTF8'), 'base64'), E'\n', '');
@@ -482,6 +484,7 @@ BEGIN
     IF a.sqlstate IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = a.sqlstate, MESSAGE = a.message, DETAIL = coalesce(a.detail, ''), HINT = coalesce(a.hint, '');
     END IF;
+    RETURN a.result;
 END
 $$;
 
@@ -491,6 +494,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN
     IF name IS NULL THEN
         RAISE EXCEPTION 'a branch needs a name' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'active_sql_transaction', MESSAGE = 'branches cannot be made inside a transaction that does anything else',
+            HINT = 'A branch is not undone with the transaction. Call it by itself, under READ COMMITTED.';
     END IF;
     PERFORM pggit.ask_proxy(jsonb_build_object('do', 'create branch', 'name', name, 'parent', parent));
     RETURN name;
@@ -498,6 +504,58 @@ END
 $$;
 COMMENT ON FUNCTION pggit.create_branch(text, text) IS
     'Makes a branch, for members of pggit_brancher, through the proxy: it is served when this returns';
+
+-- The facts of a branch: of this session's own as this transaction sees them, of another one as the proxy finds them.
+CREATE FUNCTION pggit.facts_of(branch text) RETURNS TABLE (object_type text, object_identity text, fact text, value text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+BEGIN
+    IF branch = pggit.current_branch() THEN
+        RETURN QUERY SELECT f.* FROM pggit.facts() f;
+    ELSE
+        RETURN QUERY SELECT f.value ->> 0, f.value ->> 1, f.value ->> 2, f.value ->> 3
+                       FROM jsonb_array_elements(pggit.ask_proxy(jsonb_build_object('do', 'facts', 'branch', branch))) f;
+    END IF;
+END
+$$;
+
+-- In what one branch differs from another: what DIFF on the control port says. Without a second one: this session's branch.
+CREATE FUNCTION pggit.diff(from_branch text, to_branch text DEFAULT NULL)
+RETURNS TABLE (object_type text, object_identity text, fact text, change text, old_value text, new_value text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+    IF from_branch IS NULL THEN
+        RAISE EXCEPTION 'a branch is named, not NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    RETURN QUERY
+      WITH a AS MATERIALIZED (SELECT f.* FROM pggit.facts_of(from_branch) f),
+           b AS MATERIALIZED (SELECT f.* FROM pggit.facts_of(coalesce(to_branch, pggit.current_branch())) f)
+    SELECT object_type, object_identity, fact,
+           CASE WHEN a.value IS NULL THEN 'added' WHEN b.value IS NULL THEN 'removed' ELSE 'changed' END, a.value, b.value
+      FROM a FULL JOIN b USING (object_type, object_identity, fact)
+     WHERE a.value IS DISTINCT FROM b.value
+     ORDER BY object_type COLLATE "C", object_identity COLLATE "C", fact COLLATE "C";
+END
+$$;
+COMMENT ON FUNCTION pggit.diff(text, text) IS
+    'In what the second branch (or this one) differs from the first, for members of pggit_reader, through the proxy';
+
+-- In what the schema of this branch was another one after a commit than after an earlier one. Without a second commit: the newest change,
+-- this transaction's own ones included. stale: one of both texts names something by a name that it did not have any more.
+CREATE FUNCTION pggit.diff(from_commit uuid, to_commit uuid DEFAULT NULL)
+RETURNS TABLE (object_type text, object_identity text, fact text, change text, old_value text, new_value text, stale boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+      WITH a AS MATERIALIZED (SELECT s.object_type, s.object_identity, s.fact, s.value, s.stale FROM pggit.schema(from_commit) s),
+           b AS MATERIALIZED (SELECT s.object_type, s.object_identity, s.fact, s.value, s.stale FROM pggit.schema(to_commit) s WHERE to_commit IS NOT NULL
+                              UNION ALL SELECT s.object_type, s.object_identity, s.fact, s.value, s.stale FROM pggit.schema('infinity'::timestamptz) s WHERE to_commit IS NULL)
+    SELECT object_type, object_identity, fact,
+           CASE WHEN a.value IS NULL THEN 'added' WHEN b.value IS NULL THEN 'removed' ELSE 'changed' END, a.value, b.value,
+           coalesce(a.stale, false) OR coalesce(b.stale, false)
+      FROM a FULL JOIN b USING (object_type, object_identity, fact)
+     WHERE a.value IS DISTINCT FROM b.value
+     ORDER BY object_type COLLATE "C", object_identity COLLATE "C", fact COLLATE "C"
+$$;
+COMMENT ON FUNCTION pggit.diff(uuid, uuid) IS 'In what the schema differs between two commits of this branch, by the history; without grants';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pggit FROM PUBLIC;
 -- But for what everybody may ask.
@@ -507,7 +565,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_reader') THEN
         -- It only reads the catalogs, and pggit.schema() needs it.
         GRANT EXECUTE ON FUNCTION pggit.recordable_objects() TO pggit_reader;
-        REVOKE ALL ON FUNCTION pggit.ask_proxy(jsonb), pggit.create_branch(text, text) FROM pggit_reader;
+        REVOKE ALL ON FUNCTION pggit.ask_proxy(jsonb), pggit.facts_of(text), pggit.create_branch(text, text) FROM pggit_reader;
         REVOKE ALL ON pggit.answers FROM pggit_reader;
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pggit_brancher') THEN

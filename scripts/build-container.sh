@@ -15,13 +15,12 @@ mkdir -p "$context" target/packages
 trap 'rm -rf "$context/root" "$context/storage"' EXIT
 
 say "Debian's files"
-# Of Debian only what is linked or read: libc, authorities, time zones; busybox for the health check alone, where no PATH finds it.
-mmdebstrap --quiet --variant=extract --include="base-files,ca-certificates,libc6,libgcc-s1,netbase,tzdata,busybox-static${PG_DUMP:+,$PG_DUMP}" \
+# Of Debian only what is linked or read: libc, authorities, time zones.
+mmdebstrap --quiet --variant=extract --include="base-files,ca-certificates,libc6,libgcc-s1,netbase,tzdata${PG_DUMP:+,$PG_DUMP}" \
     "$(debian_suite)" "$context/root" > "$context/mmdebstrap.log" 2>&1 \
     || { tail -20 "$context/mmdebstrap.log" >&2; fail "mmdebstrap failed"; }
 root=$context/root
-mkdir -p "$root/usr/lib/pggit-proxy" "$root/etc/pggit-proxy" "$root/etc/ssl/certs"
-mv "$root/bin/busybox" "$root/usr/lib/pggit-proxy/busybox"
+mkdir -p "$root/etc/pggit-proxy" "$root/etc/ssl/certs"
 # Scripts without an interpreter, openssl: nobody calls them. A pg_dump is below /usr/lib.
 rm -rf "${root:?}"/{bin,sbin,usr/bin,usr/sbin}/*
 # What the package's script would do, were there a shell.

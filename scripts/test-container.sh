@@ -58,9 +58,10 @@ serve() { # with the image's configuration; the ports of this machine may be tak
         sleep 0.05
     done
 }
-# The health check names the port, which may be taken here; then it is asked of another one.
+# The configuration names the port, which may be taken here: so it is asked of another one.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-health=("${health[@]/:9632/:$port}")
+expect "its health check is the program's own" test "${health[*]}" = "/usr/bin/pggit-proxy health"
+health+=(--http "127.0.0.1:$port")
 unwell() { ! inside "${health[@]}"; }
 expect "is not healthy before it serves" unwell
 serve "$port"

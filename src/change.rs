@@ -124,6 +124,8 @@ pub struct StatementFact {
     pub application_name: String,
     /// The branch where it was run instead.
     pub rerouted_to: Option<Arc<str>>,
+    /// The approved change request that it was, run by its author.
+    pub request: Option<Run>,
     /// When its bytes arrived.
     pub started_at: SystemTime,
     /// From its bytes' arrival to the server's completion.
@@ -187,19 +189,64 @@ pub struct ChangeRequest {
     pub settings: Vec<(&'static str, String)>,
     /// `application_name` at that time.
     pub application_name: String,
+    /// What lint found, in full.
+    pub findings: Option<String>,
     /// How long it may wait.
     pub expires: Duration,
     /// How long its client waits for the decision.
     pub wait: Option<Duration>,
+    /// Once it is approved its client may run it, in a transaction that says so.
+    pub runs_here: bool,
+}
+
+impl ChangeRequest {
+    /// The key of the statement's row in the log, where nothing in the statement's transaction can say that it was the request's:
+    /// then the request says beforehand who runs it, and nobody else does.
+    pub fn released_to(&self) -> Option<Uuid> {
+        let released = !self.runs_here && (!self.transactional || self.wait.is_some());
+        released.then_some(self.id)
+    }
+}
+
+/// A change request as it stands in the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    /// Its number.
+    pub number: i64,
+    /// Its key.
+    pub id: Uuid,
+    /// Who approved it; `None` while it is to be decided on, or where somebody runs it.
+    pub approved_by: Option<String>,
+    /// The branch has changed since it was made.
+    pub moved: bool,
+}
+
+impl Noted {
+    /// What its commit is for, where nobody says anything else.
+    pub fn message(&self) -> String {
+        let by = self.approved_by.as_deref().unwrap_or_default();
+        format!("change request {}, approved by {by}", self.number)
+    }
+}
+
+/// A run of an approved change request by its author.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The request's key.
+    pub request: Uuid,
+    /// The branch had changed since it was made.
+    pub moved: bool,
 }
 
 /// What came of writing change requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Enqueued {
-    /// Their numbers, in the order of the statements.
-    Waiting(Vec<i64>),
-    /// The client waited, and it was approved: the statement may go on, and nobody else applies it.
+    /// They are in the queue, in the order of the statements.
+    Noted(Vec<Noted>),
+    /// It was approved: the statement may go on, and nobody else applies it.
     Released,
+    /// Somebody is just deciding on one of them, or applying it.
+    Busy,
     /// The client waited, and it is not to be run: its number, and why.
     Closed(i64, String),
     /// The client waited until it cancelled the statement.
@@ -231,6 +278,19 @@ pub struct Move {
     pub to: String,
     /// The session's settings.
     pub carried: Carried,
+}
+
+/// What a session has on its server that another connection can be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Belongings {
+    /// Settings, the session user and the role.
+    pub carried: Carried,
+    /// Parameters as the server has told the client of them.
+    pub told: Carried,
+    /// The Parse of each of its named statements.
+    pub statements: Vec<Vec<u8>>,
+    /// The Parse of its unnamed statement; empty without one.
+    pub unnamed: Vec<u8>,
 }
 
 /// Why a session stays where it is.

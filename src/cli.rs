@@ -7,6 +7,7 @@ mod connect;
 pub mod demo;
 pub mod diff;
 pub mod export;
+pub mod health;
 mod manager;
 pub mod migrate;
 pub mod schema;
@@ -56,6 +57,18 @@ enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE", env = "PGGIT_CONFIG", default_value = "pggit-proxy.toml")]
         config: PathBuf,
+    },
+    /// Ask the proxy of this configuration whether it lives: exit 0, or 1 and why not
+    Health {
+        /// The configuration file; without one the default address is asked
+        #[arg(long, value_name = "FILE", env = "PGGIT_CONFIG")]
+        config: Option<PathBuf>,
+        /// Where it serves metrics and health, if the file does not say
+        #[arg(long, value_name = "ADDR")]
+        http: Option<std::net::SocketAddr>,
+        /// Ask whether it is ready: the server is reachable, changes are recorded, it does not end
+        #[arg(long)]
+        ready: bool,
     },
     /// Install, remove or look at the pggit schema of a database
     Migrate {
@@ -167,6 +180,7 @@ pub fn main() -> ExitCode {
             serve::run(config, Overrides { listen, control, http, upstream })
         }
         Command::Check { config } => return ExitCode::from(check::run(&config)),
+        Command::Health { config, http, ready } => block_on(health::run(config.as_deref(), http, ready)),
         Command::Migrate { action, to, capture, adopt, all, database_url } => {
             block_on(migrate::run(migrate::Request { action, to, capture, adopt, all }, &database_url))
         }

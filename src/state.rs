@@ -1,5 +1,6 @@
 //! The state that the proxy, the control port and the HTTP endpoint share; made once by `serve`.
 
+mod holds;
 mod pause;
 mod quota;
 
@@ -17,10 +18,11 @@ use tokio::sync::watch;
 use crate::branch::Branches;
 use crate::change::SessionFacts;
 use crate::config::{Config, Problem};
-use crate::history::History;
+use crate::history::{History, Says};
 use crate::policy::Policy;
 use crate::telemetry::Metrics;
 
+pub use holds::Holds;
 pub use pause::Pause;
 pub use quota::{Full, Most, Quota};
 
@@ -91,7 +93,7 @@ impl Shared {
         self.config.store(Arc::new(config));
     }
 
-    /// After the recorder saw branches or freezes change.
+    /// After the recorder saw branches, freezes or holds change.
     pub fn refresh(&self) {
         let _one_at_a_time = APPLYING.lock().unwrap_or_else(PoisonError::into_inner);
         let config = self.config.load_full();
@@ -99,6 +101,9 @@ impl Shared {
         self.policy.store(Arc::new(config.policy(&branches, &self.history.freezes())));
         self.history.watch_branches(&branches);
         self.branches.store(Arc::new(branches));
+        if self.clients.holds.set(self.history.holds()) {
+            self.clients.wake_all();
+        }
     }
 
     /// Moves the process towards its end; never back.
@@ -131,6 +136,8 @@ pub struct Clients {
     closing: AtomicU8,
     /// `PAUSE` and `RESUME`.
     pub pause: Pause,
+    /// Branches that are just copied.
+    pub holds: Holds,
     /// Clients of each user and branch.
     pub quota: Quota,
     all: Mutex<HashMap<u64, Arc<Client>>>,
@@ -165,6 +172,10 @@ pub struct Client {
     killed: AtomicBool,
     /// Whether its statement waits for a decision, and was cancelled meanwhile.
     decision: AtomicU8,
+    /// What it said when it was asked whether it could be held, and by which hold.
+    hold: Mutex<Option<(uuid::Uuid, Says)>>,
+    /// It waits to be let in, and is not connected to the server.
+    pub at_gate: AtomicBool,
     /// The session task's waker.
     pub waker: AtomicWaker,
 }
@@ -185,6 +196,8 @@ pub enum ClientState {
     Waiting,
     /// Held by `PAUSE`.
     Paused,
+    /// Held while its branch is copied.
+    Held,
 }
 
 impl ClientState {
@@ -197,6 +210,7 @@ impl ClientState {
             Self::IdleInTransaction => "idle in transaction",
             Self::Waiting => "waiting",
             Self::Paused => "paused",
+            Self::Held => "held",
         }
     }
 }
@@ -289,6 +303,8 @@ impl Client {
             bytes_out: AtomicU64::new(0),
             killed: AtomicBool::new(false),
             decision: AtomicU8::new(NO_DECISION),
+            hold: Mutex::default(),
+            at_gate: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -325,6 +341,7 @@ impl Client {
             3 => ClientState::IdleInTransaction,
             4 => ClientState::Waiting,
             5 => ClientState::Paused,
+            6 => ClientState::Held,
             _ => ClientState::Login,
         }
     }

@@ -342,7 +342,12 @@ pub fn init_log(config: &LogConfig) {
     let stderr = Mutex::new(std::fs::File::from(stderr));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     if config.json {
-        let log = log.json().with_filter_reloading();
+        // A panic ends its session, and is a line like any other. As text, Rust's own words say more.
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string);
+            tracing::error!(place, "panicked: {}", panic.payload_as_str().unwrap_or("without words"));
+        }));
+        let log = log.json().flatten_event(true).with_filter_reloading();
         let handle = log.reload_handle();
         let _ = log.try_init().map(|()| SET_FILTER.set(Box::new(move |filter| drop(handle.reload(filter)))));
     } else {
@@ -410,6 +415,29 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+
+    /// In a process of its own, whose log is started.
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        const INSIDE: &str = "PGGIT_TEST_PANICS";
+        if std::env::var_os(INSIDE).is_some() {
+            init_log(&LogConfig { level: "info".into(), json: true });
+            let ended = std::thread::spawn(|| panic!("of \"{}\"\nlines", 2)).join();
+            assert!(ended.is_err());
+            return;
+        }
+        let test = "telemetry::tests::a_panic_is_a_line_of_the_log";
+        let itself = std::env::current_exe().unwrap();
+        let output =
+            std::process::Command::new(itself).args(["--exact", test]).arg("--nocapture").env(INSIDE, "1").output();
+        let said = String::from_utf8(output.unwrap().stderr).unwrap();
+        let line: serde_json::Value = serde_json::from_str(said.trim_end()).expect(&said);
+        assert_eq!(
+            [&line["level"], &line["message"]].map(|value| value.as_str().unwrap()),
+            ["ERROR", "panicked: of \"2\"\nlines"]
+        );
+        assert!(line["place"].as_str().unwrap().starts_with("src/telemetry.rs:"), "{line}");
     }
 
     #[test]

@@ -305,6 +305,10 @@ fn branches_are_declared_and_checked() {
         ("[branches.a]\ndatabase = \"x\"\n[branches.b]\ndatabase = \"x\"", "f.toml:4:12: branches \"a\" and \"b\""),
         ("[branches]\ndefault = \"mian\"\n[branches.main]\ndatabase = \"postgres\"", "f.toml:2:11: the main database"),
         ("[branches]\ndefault = \"\"", "f.toml:2:11: a branch name cannot be empty"),
+        ("[branches]\nauto_create = [\"pr-*\", \"[\"]", "f.toml:2:24: \"[\" is no pattern"),
+        ("[branches]\nauto_create = [\"\"]", "an empty pattern matches nothing"),
+        ("[branches]\nauto_create = []", "`auto_create` is an empty list; leave it out"),
+        ("[branches]\nauto_create_max = 0", "f.toml:2:19: "),
     ] {
         let problem = problem(text);
         assert!(problem.contains(wanted), "{problem}");

@@ -4,7 +4,7 @@
 mod support;
 
 use support::proxy::run;
-use support::{PgServer, Proxy, migrate, psql, psql_ok, versions};
+use support::{TwoBranches, psql, psql_ok, versions};
 
 /// Each makes a difference that pg_dump shows, and is a difference in this kind of object and this fact.
 const CHANGES: &[(&str, &str, &str)] = &[
@@ -61,26 +61,11 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("drop function f(text)", "function", "definition"),
 ];
 
-struct Place {
-    server: &'static PgServer,
-    app: String,
-    other: String,
-    proxy: Proxy,
+fn each(test: impl Fn(&TwoBranches)) {
+    versions().into_iter().for_each(|version| test(&TwoBranches::new(version)));
 }
 
-fn each(test: impl Fn(&Place)) {
-    for version in versions() {
-        let server = PgServer::shared(version);
-        let (app, other) = (server.unique_database("app"), server.unique_database("other"));
-        for database in [&app, &other] {
-            migrate(server, database);
-        }
-        let config = format!("[upstream]\ndbname = \"{app}\"\n[branches.other]\ndatabase = \"{other}\"\n");
-        test(&Place { server, proxy: Proxy::start(server, &config), app, other });
-    }
-}
-
-impl Place {
+impl TwoBranches {
     /// Kind of object, fact and change, a line each.
     fn differences(&self) -> String {
         let rows = self.proxy.control("diff main other");

@@ -65,6 +65,7 @@ fn what_is_done_openly_is_refused_and_logged() {
             "select count(*) from pggit.history",
             "select count(*) from pggit.log()",
             "select * from pggit.status()",
+            "select * from pggit.diff('main')",
             "select 'pggit.record_baseline()'",
             "select pggit.current_branch()",
         ] {

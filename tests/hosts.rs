@@ -6,7 +6,7 @@ mod support;
 
 use std::net::{SocketAddr, TcpListener};
 
-use support::wire::{V3_0, cancel, query};
+use support::wire::{V3_0, query};
 use support::{Certs, Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions};
 
 /// A primary with a repository, and a standby that has it, too. Debian's pg_basebackup takes the first version.
@@ -151,7 +151,7 @@ fn cancel_requests_go_to_the_sessions_host() {
     session.send(&query("select pg_sleep(600)"));
     let active = format!("select count(*) from pg_stat_activity where pid = {pid} and state = 'active'");
     assert!(eventually(PATIENCE, || pair.primary.psql(&pair.database, &active) == "1"));
-    Wire::open(proxy.clients).send(&cancel(pid, &secret));
+    Wire::open(proxy.clients).cancel(pid, &secret);
     let answer = session.read_until_ready();
     assert!(answer.iter().any(|message| message.tag == b'E' && message.field(b'C').as_deref() == Some("57014")));
 }

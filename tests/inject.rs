@@ -125,7 +125,13 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("create table p (a int) partition by range (a)", &["CREATE table public.p"]),
     ("create table p1 partition of p for values from (0) to (9)", &["CREATE table public.p1"]),
     ("alter table p add column b text", &["ALTER table public.p", "ALTER table public.p1"]),
-    ("drop table p", &["DROP table public.p", "DROP table public.p1"]),
+    ("create index pa on p (a)", &["CREATE index public.pa", "CREATE index public.p1_a_idx"]),
+    ("create index p1b on p1 (b)", &["CREATE index public.p1b"]),
+    // p1b becomes its part, and stays what it is.
+    ("create index pb on p (b)", &["CREATE index public.pb"]),
+    ("create index if not exists pb on p (b)", &[]),
+    ("drop index pa", &["DROP index public.pa", "DROP index public.p1_a_idx"]),
+    ("drop table p", &["DROP table public.p", "DROP table public.p1", "DROP index public.p1b", "DROP index public.pb"]),
     (
         "create table pk (a int primary key) partition by range (a)",
         &["CREATE table public.pk", "CREATE index public.pk_pkey"],

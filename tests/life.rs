@@ -87,6 +87,73 @@ fn check_tells_every_problem_and_its_place() {
 }
 
 #[test]
+fn health_says_in_one_line_what_a_load_balancer_would_hear() {
+    let health = |arguments: &[&str]| {
+        let output = run(&[&["health"], arguments].concat());
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code().unwrap(), said.concat())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.toml");
+    let name = file.to_str().unwrap();
+    for version in versions() {
+        let mut server = PgServer::start(version);
+        let database = server.unique_database("app");
+        migrate(&server, &database);
+        server.stop();
+        let mut proxy = Proxy::start(&server, &format!("[upstream]\ndbname = \"{database}\"\n"));
+        // What else is in the file does not matter: it may be in the middle of a change.
+        let address = proxy.http;
+        std::fs::write(
+            &file,
+            format!("[http]\naddress = \"{address}\"\n[upstream]\npassword_file = \"/nowhere\"\nx = 1\n"),
+        )
+        .unwrap();
+        assert_eq!(health(&["--config", name]), (0, "ok\n".to_owned()));
+        let (code, said) = health(&["--config", name, "--ready"]);
+        assert!(
+            code == 1 && said.contains("main") && said.contains(" answers 503") && said.lines().count() == 1,
+            "{said}"
+        );
+        server.restart();
+        assert!(eventually(PATIENCE, || health(&["--config", name, "--ready"]) == (0, "ready\n".to_owned())));
+        // On a socket that is bound everywhere, too; and without a file.
+        std::fs::write(&file, format!("[http]\naddress = \"0.0.0.0:{}\"\n", address.port())).unwrap();
+        assert_eq!(health(&["--config", name]), (0, "ok\n".to_owned()));
+        assert_eq!(health(&["--http", &address.to_string(), "--ready"]), (0, "ready\n".to_owned()));
+        proxy.signal(Signal::SIGTERM);
+        assert!(proxy.wait_exit(PATIENCE).is_some());
+        let (code, said) = health(&["--config", name]);
+        assert!(code == 1 && said.contains(&format!("no answer from 127.0.0.1:{}: ", address.port())), "{said}");
+    }
+    // Nobody who could answer, or would.
+    for (text, words) in [
+        ("[http]\naddress = \"off\"\n", "http.address is \"off\""),
+        ("[http]\nadress = \"127.0.0.1:1\"\n", ":2:1: unknown key `adress`"),
+        ("[http\n", ":1:6: "),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let (code, said) = health(&["--config", name]);
+        assert!(code == 1 && said.contains(words), "{said}");
+    }
+    assert_eq!(health(&["--config", "/nowhere/at/all.toml"]).0, 1);
+    assert_eq!(health(&["--nonsense"]).0, 2);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let (code, said) = health(&["--http", &address]);
+    assert!(code == 1 && said.contains(&format!("no answer from {address} in 2s")), "{said}");
+    let talker = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = silent.accept().unwrap();
+            std::io::Write::write_all(&mut stream, b"SSH-2.0-x\r\n").unwrap();
+        }
+    });
+    let (code, said) = health(&["--http", &address]);
+    assert!(code == 1 && said.contains("does not speak HTTP"), "{said}");
+    talker.join().unwrap();
+}
+
+#[test]
 fn a_server_that_comes_later_is_served_without_a_restart() {
     for version in versions() {
         let mut server = PgServer::start(version);

@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::wire::{bind, close, describe, execute, extended, parse, query, sync};
+use support::wire::{bind, close, describe, execute, extended, parse, query, said, sync, tags};
 use support::{Message, PATIENCE, Pg, Repository, Wire, eventually, normalised, psql, versions};
 
 /// All squawk says, but for style.
@@ -28,15 +28,6 @@ fn rules(messages: &[Message]) -> Vec<String> {
 
 fn is_finding(message: &Message) -> bool {
     message.tag == b'N' && message.field(b'C').as_deref() == Some("01000")
-}
-
-fn said(messages: &[Message]) -> String {
-    let error = messages.iter().find(|message| message.tag == b'E').expect("an error");
-    format!("{} {}", error.field(b'C').unwrap(), error.field(b'M').unwrap())
-}
-
-fn tags(messages: &[Message]) -> String {
-    messages.iter().map(|message| char::from(message.tag)).collect()
 }
 
 /// The message of a command by that tag.
@@ -122,6 +113,11 @@ fn uses() -> Vec<(&'static str, Talk)> {
 }
 
 const TABLE: &str = "drop table if exists t; create table t (a bigint, b text); insert into t select i, 'x' from generate_series(1, 10) i";
+
+/// A connection to the same database without us.
+fn direct_to(r: &Repository) -> Wire {
+    Wire::connect(r.server.address, &[("user", "postgres"), ("database", &r.database)])
+}
 
 /// A connection to the same server without us.
 fn direct(r: &Repository) -> Wire {
@@ -215,12 +211,28 @@ fn a_queued_statement_becomes_a_change_request_with_its_findings() {
             client.ask(&query("deallocate all"));
         }
         assert_eq!(r.sql("select distinct rule from pggit.change_requests"), "lint: ban-drop-column");
+        let findings = "ban-drop-column: Dropping a column may break existing clients.";
+        assert_eq!(r.proxy.control("SHOW CHANGES findings"), findings);
         // It is applied as any other, and not checked again.
         r.proxy.control("APPROVE CHANGE 1; APPLY CHANGE 1");
         assert_eq!(r.sql("select count(*) from pg_attribute where attrelid = 't'::regclass and attname = 'b'"), "0");
         // All of one text, each with its own number; those without findings stay where they are.
         let error = client.error("alter table t add column c text; alter table t rename a to aa; drop table t");
         assert!(error.field(b'D').unwrap().ends_with("Change requests: 2, 3."), "{error:?}");
+        // Whoever decides reads all of it: what, how long at this size, who would wait, and what to do instead.
+        let mut holder = direct_to(r);
+        holder.rows("begin; lock table t in row share mode");
+        client.error("create index on t (a)");
+        let findings = r.proxy.control("SHOW CHANGES findings WHERE number = 4");
+        let [what, detail, instead] = findings.lines().collect::<Vec<_>>()[..] else { panic!("{findings}") };
+        assert!(what.starts_with("require-concurrent-index-creation: During normal index creation"), "{what}");
+        assert!(detail.contains("to build an index takes less than a second"), "{detail}");
+        assert!(detail.contains("1 other session holds a lock on public.t now"), "{detail}");
+        assert_eq!(instead, "Use `concurrently` to avoid blocking writes.");
+        // And again as it is now, for as long as nobody has decided.
+        holder.rows("rollback");
+        client.error("create index on t (a)");
+        assert!(!r.proxy.control("SHOW CHANGES findings WHERE number = 4").contains("holds a lock"));
         assert_eq!(r.sql("select count(*) from pg_attribute where attrelid = 't'::regclass and attname = 'c'"), "0");
     });
 }
@@ -319,8 +331,11 @@ fn what_the_session_shows_takes_findings_away() {
     each(all, |r| {
         r.sql("create table t (a bigint, b text)");
         let mut client = r.client();
-        let sql = "create index concurrently if not exists i on t (a)";
+        let sql = "alter table t set (fillfactor = 90)";
         assert_eq!(rules(&client.ask(&query(sql))), ["require-lock-timeout", "require-statement-timeout"]);
+        // One that ends it in the middle would leave half an index.
+        let concurrent = "create index concurrently if not exists i on t (a)";
+        assert_eq!(rules(&client.ask(&query(concurrent))), Vec::<String>::new());
         client.rows("set lock_timeout = '10min'");
         assert_eq!(rules(&client.ask(&query(sql))), ["require-statement-timeout"]);
         client.rows("set statement_timeout = '10min'");

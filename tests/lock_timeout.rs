@@ -3,8 +3,8 @@
 
 mod support;
 
-use support::wire::{bind, close, describe, execute, extended, parse, query, sync};
-use support::{Message, PgServer, Proxy, Repository, Wire, migrate_without_triggers, normalised, versions};
+use support::wire::{bind, close, describe, execute, extended, parse, query, said, sync};
+use support::{PgServer, Proxy, Repository, Wire, migrate_without_triggers, normalised, versions};
 
 const ALLOW: &str = "[[rule]]\nname = \"owner\"\nuser = \"postgres\"\naction = \"allow\"\n";
 
@@ -24,11 +24,6 @@ fn each(keys: &str, test: impl Fn(&Repository)) {
         let proxy = Proxy::start(server, &text);
         test(&Repository { server, database, proxy });
     }
-}
-
-fn said(messages: &[Message]) -> String {
-    let error = messages.iter().find(|message| message.tag == b'E').unwrap_or_else(|| panic!("no error: {messages:?}"));
-    format!("{} {}", error.field(b'C').unwrap(), error.field(b'M').unwrap())
 }
 
 impl Repository {
@@ -197,4 +192,29 @@ fn only_protected_branches_have_it_unless_it_is_said() {
             assert!(client.error(inside).field(b'M').unwrap() == "0", "no DDL by its text");
         }
     }
+}
+
+/// It would end them in the middle, with an index that is not valid left behind: docs/LINT.md.
+#[test]
+fn what_runs_concurrently_waits_as_long_as_it_takes() {
+    each("ddl_lock_timeout = \"50ms\"\n", |r| {
+        r.sql("create table t (a bigint)");
+        for sql in ["create index concurrently i on t (a)", "drop index concurrently i"] {
+            let mut writer = r.direct();
+            writer.rows("begin; insert into t values (1)");
+            let mut client = r.client();
+            client.send(&query(sql));
+            let waits = format!(
+                "select count(*) from pg_stat_activity where query = '{sql}' and wait_event_type = 'Lock' \
+                 and clock_timestamp() - query_start > '200ms'"
+            );
+            assert!(support::eventually(support::PATIENCE, || r.sql(&waits) == "1"), "{sql}");
+            // Nobody has to wait behind it.
+            r.sql("set lock_timeout = '50ms'; insert into t values (2); select count(*) from t");
+            writer.rows("commit");
+            let found = client.read_until_ready();
+            assert!(found.iter().all(|message| message.tag != b'E'), "{sql}: {found:?}");
+        }
+        assert_eq!(r.sql("select count(*) from pg_index where indrelid = 't'::regclass"), "0");
+    });
 }

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::postgres::new_directory;
 use support::repository::repository;
-use support::wire::{self, V3_0, V3_2, cancel, frame, query, startup};
+use support::wire::{self, V3_0, V3_2, frame, query, startup};
 use support::{Message, PATIENCE, PgServer, Wire, eventually, normalised, versions};
 
 /// What libpq 19 announces so that servers and middlemen learn to negotiate.
@@ -60,7 +60,7 @@ fn cancel_keys_of_every_version_cancel() {
             client.send(&query("select pg_sleep(600)"));
             let active = format!("select count(*) from pg_stat_activity where pid = {pid} and state = 'active'");
             assert!(eventually(PATIENCE, || server.psql(&database, &active) == "1"));
-            Wire::open(proxy.clients).send(&cancel(pid, &secret));
+            Wire::open(proxy.clients).cancel(pid, &secret);
             let answer = client.read_until_ready();
             let error = answer.iter().find(|message| message.tag == b'E').expect("an error");
             assert_eq!(error.field(b'C').as_deref(), Some("57014"), "{announced:x}");

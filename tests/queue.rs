@@ -4,8 +4,8 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use support::wire::{V3_0, bind, close, describe, execute, extended, parse, query, sync};
-use support::{Message, PATIENCE, PgServer, Proxy, Repository, Wire, eventually, migrate, psql, versions, wait_for};
+use support::wire::{V3_0, bind, close, describe, execute, extended, parse, query, said, sync, tags};
+use support::{PATIENCE, PgServer, Proxy, Repository, Wire, eventually, migrate, psql, versions, wait_for};
 
 const RULE: &str = "[[rule]]\nname = \"ask\"\nbranch = \"main\"\nclass = [\"ddl\", \"role\"]\naction = \"queue\"\n";
 
@@ -59,16 +59,6 @@ fn each(config: &str, test: impl Fn(&Repository)) {
 
 fn each_version(test: impl Fn(&Repository)) {
     each(RULE, test);
-}
-
-fn tags(messages: &[Message]) -> String {
-    messages.iter().map(|message| char::from(message.tag)).collect()
-}
-
-fn said(messages: &[Message]) -> String {
-    let error = messages.iter().find(|message| message.tag == b'E').expect("an error");
-    let said = format!("{} {}", error.field(b'C').unwrap(), error.field(b'M').unwrap());
-    if said.starts_with("PG003") { format!("{said} ({})", error.field(b'D').unwrap_or_default()) } else { said }
 }
 
 #[test]
@@ -401,6 +391,28 @@ fn what_cannot_run_in_a_transaction_is_applied_with_an_intent() {
     });
 }
 
+#[test]
+fn what_runs_concurrently_is_applied_however_long_it_waits() {
+    each(&format!("{RULE}[changes]\nlock_timeout = \"10ms\"\n"), |r| {
+        r.sql("create table t (i int)");
+        r.client().ask(&query("create index concurrently i on t (i)"));
+        r.proxy.control("APPROVE CHANGE 1");
+        let mut holder = Wire::connect(r.server.address, &[("user", "postgres"), ("database", &r.database)]);
+        holder.rows("begin; insert into t values (1)");
+        std::thread::scope(|scope| {
+            let applied = scope.spawn(|| r.proxy.control("APPLY CHANGE 1"));
+            // More than all tries of what can be tried again would take together.
+            let waits = "select clock_timestamp() - query_start > '3s' from pg_stat_activity where wait_event_type = 'Lock' \
+                         and query like 'create index concurrently%'";
+            assert!(eventually(PATIENCE, || r.sql(waits) == "t"), "it does not wait: {}", r.proxy.log());
+            holder.rows("commit");
+            applied.join().unwrap();
+        });
+        assert_eq!(r.sql("select status from pggit.change_requests"), "applied");
+        assert_eq!(r.sql("select indisvalid from pg_index where indexrelid = 'i'::regclass"), "t");
+    });
+}
+
 /// A second proxy on the same repository.
 fn another(r: &Repository) -> Proxy {
     Proxy::start(r.server, &format!("[upstream]\ndbname = \"{}\"\n{RULE}", r.database))
@@ -597,7 +609,8 @@ fn a_client_that_waits_goes_on_when_it_is_approved() {
         r.proxy.control("APPROVE CHANGE 4");
         assert!(said(&client.read_until_ready()).starts_with("42P07"));
         let failed = "select status, error from pggit.change_requests where number = 4";
-        assert!(eventually(PATIENCE, || r.sql(failed) == "failed|relation \"a\" already exists"), "{}", r.sql(failed));
+        let wanted = "approved|relation \"a\" already exists";
+        assert!(eventually(PATIENCE, || r.sql(failed) == wanted), "{}", r.sql(failed));
     });
 }
 
@@ -617,7 +630,7 @@ fn a_client_that_waits_is_told_of_every_other_end() {
         // A cancel request reaches the statement although it is at no server.
         wait_with(r, &mut client, &query("create table a ()"), 3);
         let (pid, secret) = client.key();
-        Wire::open(r.proxy.clients).send(&support::wire::cancel(pid, &secret));
+        Wire::open(r.proxy.clients).cancel(pid, &secret);
         let error = said(&client.read_until_ready());
         assert_eq!(error, "57014 canceling statement due to user request");
         assert_eq!(client.value("select 1"), "1");

@@ -75,6 +75,7 @@ fn fact(number: usize) -> StatementFact {
         error: None,
         application_name: "test".into(),
         rerouted_to: None,
+        request: None,
         started_at: SystemTime::now(),
         duration: Duration::from_micros(1500),
     }

@@ -4,7 +4,7 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use support::wire::{V3_0, bind, close, describe, execute, extended, parse, query, sync};
+use support::wire::{V3_0, bind, close, describe, execute, extended, parse, query, sync, tags};
 use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions};
 
 /// A repository with the branches `main` and `staging`.
@@ -154,10 +154,6 @@ fn a_session_that_cannot_go_there_is_refused_with_the_reason() {
 const DDL: &str = "[[rule]]\nname = \"ddl\"\nbranch = \"main\"\nclass = [\"ddl\", \"role\"]\naction = \"reroute\"\nto = \"staging\"\n";
 
 const SENT: &str = "00000 CREATE TABLE was sent to branch \"staging\", and is answered from there";
-
-fn tags(messages: &[Message]) -> String {
-    messages.iter().map(|message| char::from(message.tag)).collect()
-}
 
 /// SQLSTATE and message of the error.
 fn error(messages: &[Message]) -> String {
@@ -522,7 +518,7 @@ fn a_cancel_request_reaches_the_statement_wherever_it_is() {
         client.send(&query(ALTER));
         somebody_waits(it);
         assert_eq!(it.proxy.control("show clients state where user = 'postgres'"), "waiting");
-        Wire::open(it.proxy.clients).send(&support::wire::cancel(pid, &secret));
+        Wire::open(it.proxy.clients).cancel(pid, &secret);
         let answer = client.read_until_ready();
         assert_eq!(tags(&answer), "NEZ");
         assert_eq!(error(&answer), "57014 canceling statement due to user request");
@@ -531,7 +527,7 @@ fn a_cancel_request_reaches_the_statement_wherever_it_is() {
         client.send(&query("select pg_sleep(600)"));
         let sleeps = "select count(*) from pg_stat_activity where query = 'select pg_sleep(600)' and state = 'active'";
         assert!(eventually(PATIENCE, || it.server.psql("postgres", sleeps) == "1"));
-        Wire::open(it.proxy.clients).send(&support::wire::cancel(pid, &secret));
+        Wire::open(it.proxy.clients).cancel(pid, &secret);
         assert_eq!(error(&client.read_until_ready()), "57014 canceling statement due to user request");
         drop(holder);
         assert!(eventually(PATIENCE, || it.outcome("main") == "failed 57014"));

@@ -4,7 +4,7 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use support::wire::{V3_0, bind, describe, execute, extended, parse, query, sync};
+use support::wire::{V3_0, bind, describe, execute, extended, parse, query, sync, tags};
 use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions};
 
 struct Repository {
@@ -54,10 +54,6 @@ fn each(rules: &str, test: impl Fn(&Repository)) {
 /// The SQLSTATEs of the errors among the messages.
 fn errors(messages: &[Message]) -> Vec<String> {
     messages.iter().filter(|message| message.tag == b'E').map(|message| message.field(b'C').unwrap()).collect()
-}
-
-fn tags(messages: &[Message]) -> String {
-    messages.iter().map(|message| char::from(message.tag)).collect()
 }
 
 fn code(error: &Message) -> String {

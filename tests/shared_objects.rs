@@ -7,6 +7,7 @@ mod support;
 use std::path::PathBuf;
 use std::process::Command;
 
+use support::wire::extended;
 use support::{Pg, PgServer, Proxy, Wire, migrate, migrate_without_triggers, versions};
 
 /// A server of its own, with the proxy in front.
@@ -164,4 +165,40 @@ fn labels_of_shared_objects_are_recorded() {
             assert!(news.len() == 1 && news[0].starts_with(wanted), "{sql}, {}: {news:?}", it.capture);
         }
     });
+}
+
+#[test]
+fn dropping_what_is_not_there_leaves_no_row() {
+    each(
+        versions(),
+        |_| {},
+        |it, client| {
+            client.rows("create function f() returns event_trigger language plpgsql as 'begin end'");
+            client.rows("create event trigger watch on ddl_command_end execute function f()");
+            client.rows("create role here; create role gone; drop role gone; drop event trigger watch");
+            it.news();
+            client.rows("drop role if exists gone");
+            client.rows("drop event trigger if exists watch");
+            assert_eq!(it.news(), [""; 0], "{}", it.capture);
+            client.ask(&extended("drop role if exists gone", &[]));
+            client.rows("drop role if exists gone, here; drop role if exists here");
+            assert_eq!(it.news(), ["DROP role here"], "{}", it.capture);
+            client.rows("begin; create role brief; drop role brief; drop role if exists brief, gone; commit");
+            assert_eq!(it.news(), ["CREATE role brief", "DROP role brief"], "{}", it.capture);
+        },
+    );
+}
+
+#[test]
+fn each_rename_of_one_text_is_told_with_its_own_name() {
+    each(
+        versions(),
+        |_| {},
+        |it, client| {
+            client.rows("create role a; create role c");
+            it.news();
+            client.rows("alter role a rename /* to nobody */ to \"b B\"; alter role c rename to d");
+            assert_eq!(it.news(), ["RENAME role \"b B\"", "RENAME role d"], "{}", it.capture);
+        },
+    );
 }

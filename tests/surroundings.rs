@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::wire::{cancel, query};
+use support::wire::query;
 use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, migrate_without_triggers, versions};
 
 struct Place {
@@ -214,7 +214,7 @@ fn timeouts_and_cancel_leave_both_or_neither() {
         client.send(&query("alter table held add c int"));
         let waits = format!("select count(*) from pg_stat_activity where pid = {pid} and wait_event_type = 'Lock'");
         assert!(eventually(PATIENCE, || it.server.psql("postgres", &waits) == "1"));
-        Wire::open(it.proxy.clients).send(&cancel(pid, &secret));
+        Wire::open(it.proxy.clients).cancel(pid, &secret);
         assert_eq!(codes(&client.read_until_ready()), ["57014"]);
         holder.rows("rollback");
         client.rows("alter table held add d int");
@@ -231,10 +231,10 @@ fn timeouts_and_cancel_leave_both_or_neither() {
 fn a_definition_reads_the_same_whatever_the_client_prefers_to_read() {
     let statements = |schema: &str| {
         format!(
-            "create table {schema}.t (d date check (d > '2020-02-01'), i interval default '1 day 2 hours', b bytea default '\\x00ff', \
-               at timestamptz default '2020-03-04 05:06:07+00', f float8 default 0.1) partition by range (at); \
+            "create table {schema}.t (d date check (d > '2020-02-01'), i interval default '1 day 2 hours', b bytea default E'\\\\x00ff', \
+               at timestamptz default '2020-03-04 05:06:07+00', f float8 default 0.1, s text default E'a\\\\b') partition by range (at); \
              create table {schema}.p partition of {schema}.t for values from ('2020-01-01 00:00+00') to ('2021-01-01 00:00+00'); \
-             create view {schema}.v as select d from {schema}.t where at > '2020-06-01 00:00+00'; \
+             create view {schema}.v as select d from {schema}.t where at > '2020-06-01 00:00+00' and s <> E'c\\\\d'; \
              create rule r as on update to {schema}.t where new.d > '2021-03-04' do also nothing"
         )
     };
@@ -244,7 +244,8 @@ fn a_definition_reads_the_same_whatever_the_client_prefers_to_read() {
         client.rows(&statements("plain"));
         client.rows(
             "set DateStyle = 'German, DMY'; set TimeZone = 'Asia/Tokyo'; set IntervalStyle = 'sql_standard'; \
-             set extra_float_digits = -5; set bytea_output = 'escape'; set quote_all_identifiers = on",
+             set extra_float_digits = -5; set bytea_output = 'escape'; set quote_all_identifiers = on; \
+             set standard_conforming_strings = off",
         );
         client.rows(&statements("other"));
         let definitions = |schema: &str| {
@@ -266,5 +267,35 @@ fn a_definition_reads_the_same_whatever_the_client_prefers_to_read() {
             client.value("select date '2020-02-01' || ' ' || current_setting('TimeZone')"),
             "01.02.2020 Asia/Tokyo"
         );
+    });
+}
+
+/// What the recorder describes by itself: an index that was made concurrently; without event triggers, what went round the proxy.
+#[test]
+fn a_definition_reads_the_same_whatever_the_database_prefers_to_read() {
+    each(|it| {
+        let prefers =
+            ["IntervalStyle = 'sql_standard'", "standard_conforming_strings = off", "quote_all_identifiers = on"];
+        for setting in prefers {
+            it.server.psql("postgres", &format!("alter database {} set {setting}", it.database));
+        }
+        let proxy = Proxy::start(it.server, &format!("[upstream]\ndbname = \"{}\"\n", it.database));
+        let mut client = proxy.connect(&it.database);
+        let index = |how: &str, name: &str| {
+            format!("create index {how} {name} on t (s) where i > interval '1 day 2 hours' and s <> E'a\\\\b'")
+        };
+        client.rows("create table t (i interval, s text)");
+        client.rows(&index("", "index_1"));
+        client.rows(&index("concurrently", "index_2"));
+        it.server.psql(&it.database, &index("", "index_3"));
+        let definitions = || {
+            it.server.psql(
+                &it.database,
+                "select string_agg(distinct replace(new_definition, object_name, 'index'), ' ') || count(*) from pggit.history \
+                 where object_type = 'index'",
+            )
+        };
+        let same = "CREATE INDEX index ON public.t USING btree (s) WHERE ((i > '1 day 02:00:00'::interval) AND (s <> 'a\\b'::text));3";
+        assert!(eventually(PATIENCE, || definitions() == same), "{:?}: {}", it.server.version, definitions());
     });
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::wire::{bind, describe, execute, extended, parse, query, sync};
+use support::wire::{bind, describe, execute, extended, parse, query, said, sync};
 use support::{Message, PATIENCE, PgServer, Proxy, Wire, eventually, migrate, versions};
 
 /// A repository with the branches `main` and `feature/x`.
@@ -43,12 +43,6 @@ impl Repository {
 /// Without ParameterStatus, which moving brings.
 fn tags(messages: &[Message]) -> String {
     messages.iter().map(|message| char::from(message.tag)).filter(|tag| *tag != 'S').collect()
-}
-
-fn said(messages: &[Message]) -> String {
-    let error =
-        messages.iter().find(|message| message.tag == b'E').unwrap_or_else(|| panic!("no error in {messages:?}"));
-    format!("{} {}", error.field(b'C').unwrap(), error.field(b'M').unwrap())
 }
 
 /// Why the session stays on its branch.
@@ -300,7 +294,7 @@ fn the_cancel_key_goes_along() {
             let sleeps =
                 "select count(*) from pg_stat_activity where query = 'select pg_sleep(601)' and state = 'active'";
             assert!(eventually(PATIENCE, || it.server.psql("postgres", sleeps) == "1"));
-            Wire::open(it.proxy.clients).send(&support::wire::cancel(pid, &secret));
+            Wire::open(it.proxy.clients).cancel(pid, &secret);
             assert_eq!(said(&client.read_until_ready()), "57014 canceling statement due to user request");
         }
     });

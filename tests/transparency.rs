@@ -343,13 +343,6 @@ fn process_ids_are_the_servers() {
     }
 }
 
-/// Sends a cancel request and waits until the other side has hung up.
-fn cancel(address: SocketAddr, pid: u32, secret: &[u8]) {
-    let mut wire = Wire::open(address);
-    wire.send(&wire::cancel(pid, secret));
-    assert_eq!(wire.read_to_end(), [], "a cancel request has no answer");
-}
-
 fn wait_for_sleeper(place: &Place, pid: u32) {
     let mut look = Wire::connect(place.server.address, &[("user", "postgres")]);
     let sql = format!("select count(*) from pg_stat_activity where pid = {pid} and wait_event = 'PgSleep'");
@@ -369,15 +362,15 @@ fn cancel_stops_its_own_session_and_no_other() {
             wait_for_sleeper(place, pid);
             let mut wrong = secret.clone();
             wrong[0] ^= 1;
-            cancel(place.proxy.clients, pid, &wrong);
-            cancel(place.proxy.clients, pid, &secret[..secret.len() - 1]);
-            cancel(place.proxy.clients, pid, &[&secret[..], b"x"].concat());
-            cancel(place.proxy.clients, pid + 1, &secret);
-            cancel(place.proxy.clients, pid, &[0; 4]);
+            Wire::open(place.proxy.clients).cancel(pid, &wrong);
+            Wire::open(place.proxy.clients).cancel(pid, &secret[..secret.len() - 1]);
+            Wire::open(place.proxy.clients).cancel(pid, &[&secret[..], b"x"].concat());
+            Wire::open(place.proxy.clients).cancel(pid + 1, &secret);
+            Wire::open(place.proxy.clients).cancel(pid, &[0; 4]);
             let mut look = Wire::connect(place.server.address, &[("user", "postgres")]);
             let state = look.value(&format!("select state from pg_stat_activity where pid = {pid}"));
             assert_eq!(state, "active", "wrong keys do nothing");
-            cancel(place.proxy.clients, pid, &secret);
+            Wire::open(place.proxy.clients).cancel(pid, &secret);
             let reply = client.read_until_ready();
             assert_eq!(reply.iter().find_map(|message| message.field(b'C')).unwrap(), "57014");
             assert_eq!(client.value("select 1"), "1", "the session goes on");
@@ -403,8 +396,8 @@ fn a_cancel_storm_hits_nobody_else() {
             .map(|n| {
                 let (own, next) = (keys[n].clone(), keys[(n + 1) % 20].clone());
                 std::thread::spawn(move || {
-                    cancel(address, next.0, &own.1);
-                    cancel(address, own.0, &own.1);
+                    Wire::open(address).cancel(next.0, &own.1);
+                    Wire::open(address).cancel(own.0, &own.1);
                 })
             })
             .collect();
@@ -418,7 +411,7 @@ fn a_cancel_storm_hits_nobody_else() {
         }
         for client in clients.iter_mut().step_by(2) {
             let (pid, secret) = client.key();
-            cancel(address, pid, &secret);
+            Wire::open(address).cancel(pid, &secret);
             client.read_until_ready();
         }
     }

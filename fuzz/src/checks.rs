@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use engine::{READY, feed};
 use futures::FutureExt;
 use pggit_proxy::branch::{Branch, Branches, Carriers, Origin, Route, take_branch_option};
-use pggit_proxy::change::{Enqueued, Intended, Returned, Stays, VerdictKind};
+use pggit_proxy::change::{ChangeRequest, Enqueued, Intended, Noted, Returned, Stays, VerdictKind};
 use pggit_proxy::control::command::parse;
 use pggit_proxy::control::frame::{MAX_MESSAGE, Opening, read_message, read_opening};
 use pggit_proxy::policy::lint::{Lint, LintAction};
@@ -313,7 +313,7 @@ fn policies() -> [Policy; 5] {
 
 /// Every change has findings, and is bounded in its waiting.
 fn linting(action: LintAction) -> Policy {
-    let lint = Lint { action, exclude: Vec::new(), include: Vec::new(), skip_unchecked: false };
+    let lint = Lint { action, exclude: Vec::new(), include: Vec::new(), exclude_own: Vec::new() };
     let care = Care { lint: Some(Arc::new(lint)), lock_timeout: Some(Duration::from_secs(5)) };
     Policy { care: [("main".to_owned(), care)].into(), ..Policy::default() }
 }
@@ -423,8 +423,15 @@ impl Between {
                     break;
                 }
                 Ok(Next::AskRecorder) if !fx.requests.is_empty() => {
-                    let numbers = vec![1; std::mem::take(&mut fx.requests).len()];
-                    self.session.requests_answered(Enqueued::Waiting(numbers));
+                    // Every other one is approved.
+                    let noted = |request: &ChangeRequest| Noted {
+                        number: 1,
+                        id: request.id,
+                        approved_by: request.sql.len().is_multiple_of(2).then(String::new),
+                        moved: false,
+                    };
+                    let noted = fx.requests.drain(..).collect::<Vec<_>>().iter().map(noted).collect();
+                    self.session.requests_answered(Enqueued::Noted(noted));
                     continue;
                 }
                 Ok(Next::AskRecorder) if fx.moving.is_some() => {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::branch::Branches;
-use crate::config::{AuthMode, Config};
+use crate::config::{AuthMode, Config, show_duration};
 use crate::policy::{Action, Rule};
 
 /// Prints a summary and returns 0, or prints every problem and returns 1. `run` reads the environment too, as `serve` does.
@@ -53,6 +53,9 @@ fn summary(file: &str, config: &Config) -> String {
     for branch in branches(&config.branches(&[])) {
         line("branch", branch);
     }
+    if !config.branches.auto_create.patterns.is_empty() {
+        line("on demand", on_demand(config));
+    }
     line("rules", config.rules.len().to_string());
     for reroute in reroutes(config) {
         line("reroute", reroute);
@@ -75,6 +78,20 @@ fn reroutes(config: &Config) -> Vec<String> {
         Some(text)
     };
     config.rules.iter().filter_map(show).collect()
+}
+
+/// The branches that a connection makes.
+fn on_demand(config: &Config) -> String {
+    let auto = &config.branches.auto_create;
+    let stay = match auto.ttl {
+        Some(ttl) => format!("for {}", show_duration(ttl)),
+        None => "until they are dropped".to_owned(),
+    };
+    let mut text = format!("{} from {}, at most {}, {stay}", auto.written(), config.branches.default, auto.max);
+    if config.auth.mode == AuthMode::Passthrough {
+        text += "; who is asked for a password has to connect again (auth.mode = \"passthrough\")";
+    }
+    text
 }
 
 fn branches(branches: &Branches) -> Vec<String> {
@@ -109,6 +126,17 @@ mod tests {
         assert!(text.contains("asks for no password"), "{text}");
         let text = shown(&format!("[auth]\nmode = \"scram\"\n[branches.staging]\ndatabase = \"s\"\n{rule}"));
         assert!(text.contains("reroute   r to staging\n"), "{text}");
+    }
+
+    #[test]
+    fn branches_on_demand_are_shown() {
+        let shown = |text: &str| summary("f.toml", &Config::parse(text, "f.toml").unwrap());
+        assert!(!shown("").contains("on demand"));
+        let text = shown("[branches]\nauto_create = [\"pr-*\", \"agent/*\"]\n");
+        let wanted = "on demand pr-*, agent/* from main, at most 100, for 168h; who is asked for a password has to connect again";
+        assert!(text.contains(wanted), "{text}");
+        let never = shown("[auth]\nmode = \"scram\"\n[branches]\nauto_create = \"*\"\nauto_create_ttl = \"0s\"\n");
+        assert!(never.contains("on demand * from main, at most 100, until they are dropped\n"), "{never}");
     }
 
     #[test]

@@ -66,6 +66,10 @@ async fn serve(mut config: Config, path: Option<PathBuf>) -> anyhow::Result<()> 
     });
     shared.apply(config);
     let _ = slot.set(Arc::downgrade(&shared));
+    let there = Arc::downgrade(&shared);
+    shared
+        .history
+        .answer_holds_with(move |hold| there.upgrade().map(|all| all.clients.claims(hold)).unwrap_or_default());
     shared.refresh();
 
     if let Some(listener) = control {
@@ -179,7 +183,7 @@ async fn watch_signals(shared: Arc<Shared>, manager: Manager, mut signals: Signa
 }
 
 /// Prints every problem and its place.
-fn report(problems: &[Problem]) {
+pub(super) fn report(problems: &[Problem]) {
     for problem in problems {
         eprintln!("{}: {}", problem.place, problem.message);
     }

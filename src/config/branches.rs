@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::section::{Section, nearest};
-use super::{BranchConfig, CareConfig, Config};
+use super::{AutoCreate, BranchConfig, CareConfig, Config};
 use crate::branch::{Branch, Branches, Origin, check_branch_name, check_database_name};
 use crate::policy::{Care, Freeze, Policy};
 
@@ -21,6 +21,7 @@ pub(super) fn read_branches(mut section: Section<'_>, main_database: &str, folde
     }
     config.care = CareConfig::read(&mut section);
     config.pg_dump = section.text("pg_dump").map(|placed| folder.join(placed.value));
+    config.auto_create = AutoCreate::read(&mut section);
     let mut places: Vec<Range<usize>> = Vec::new();
     for (name, mut branch) in section.named_sections() {
         let span = branch.span().clone();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::section::{Section, nearest};
 use crate::policy::Care;
-use crate::policy::lint::{Lint, LintAction, LintRule, NOT_LINTED};
+use crate::policy::lint::{Lint, LintAction, LintRule, OwnRule};
 
 /// The keys as they were written; what is not written is as for every branch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,8 +51,8 @@ impl CareConfig {
         let rules = |names: &[String]| names.iter().filter_map(|name| LintRule::try_from(name.as_str()).ok()).collect();
         let lint = lint.map(|action| {
             let (exclude, include) = (list(|care| &care.exclude), list(|care| &care.include));
-            let skip_unchecked = exclude.iter().any(|name| name == NOT_LINTED);
-            Arc::new(Lint { action, exclude: rules(&exclude), include: rules(&include), skip_unchecked })
+            let exclude_own = exclude.iter().filter_map(|name| OwnRule::named(name)).collect();
+            Arc::new(Lint { action, exclude: rules(&exclude), include: rules(&include), exclude_own })
         });
         let usual = || is_protected.then(|| self.lock_timeout.unwrap_or(Self::LOCK_TIMEOUT));
         let lock_timeout = own.and_then(|own| own.lock_timeout).or_else(usual);
@@ -60,12 +60,13 @@ impl CareConfig {
     }
 }
 
-/// Names of squawk's rules.
+/// Names of squawk's rules, and of those of our own, which are all asked unless they are excluded.
 fn read_rules(section: &mut Section<'_>, key: &str) -> Option<Vec<String>> {
     let mut rules = Vec::new();
     for placed in section.texts(key) {
         let name = placed.value;
-        let is_known = LintRule::try_from(name.as_str()).is_ok() || (key == "lint_exclude" && name == NOT_LINTED);
+        let is_known =
+            LintRule::try_from(name.as_str()).is_ok() || (key == "lint_exclude" && OwnRule::named(&name).is_some());
         if is_known {
             rules.push(name);
             continue;

@@ -3,6 +3,7 @@
 //! `section` reads TOML with places, `read` makes a [`Config`] of it, the environment and the flags of the command
 //! line ([`Overrides`]) go over it. Every key is written down once, where it is read.
 
+mod auto_create;
 mod branches;
 mod care;
 mod circles;
@@ -25,10 +26,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use auto_create::AutoCreate;
 pub use care::CareConfig;
 pub use hosts::{Host, SessionAttrs};
 pub use overrides::Overrides;
 pub use summary::ValueOrigin;
+pub use units::{parse_duration, show_duration};
 pub use upstream::ssl_of_url;
 
 use crate::branch::Branch;
@@ -207,6 +210,8 @@ pub struct BranchConfig {
     pub default: String,
     /// The pg_dump that branches are made with; `None`: the newest that is found. Default none.
     pub pg_dump: Option<PathBuf>,
+    /// Those that a connection to them makes.
+    pub auto_create: AutoCreate,
     /// Declared branches, in the file's order.
     pub declared: Vec<Branch>,
     /// The default branch is declared without a database: it is in the main database, whatever that is.
@@ -330,9 +335,22 @@ pub struct Problem {
 impl Config {
     /// Reads and checks a file, and the environment. All problems, not only the first.
     pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
+        let (text, file) = Self::text(path)?;
+        Self::checked(read::read(&text, &file, &environment))
+    }
+
+    /// Where `/healthz` and `/readyz` are, by the file's section `http` alone: in the others there may be secrets that whoever asks
+    /// cannot read, or changes that are not done yet. `None`: nowhere.
+    pub fn http_address(path: Option<&Path>) -> Result<Option<SocketAddr>, Vec<Problem>> {
+        let Some(path) = path else { return Ok(HttpConfig::default().address) };
+        let (text, file) = Self::text(path)?;
+        read::read_http_alone(&text, &file).map(|http| http.address)
+    }
+
+    fn text(path: &Path) -> Result<(String, String), Vec<Problem>> {
         let file = path.display().to_string();
         match std::fs::read_to_string(path) {
-            Ok(text) => Self::checked(read::read(&text, &file, &environment)),
+            Ok(text) => Ok((text, file)),
             Err(error) => Err(vec![Problem { place: file, message: format!("cannot be read: {error}") }]),
         }
     }
@@ -458,6 +476,7 @@ impl Default for BranchConfig {
         Self {
             default: "main".into(),
             pg_dump: None,
+            auto_create: AutoCreate::default(),
             declared: Vec::new(),
             default_in_main: false,
             care: CareConfig::default(),

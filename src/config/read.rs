@@ -48,6 +48,18 @@ pub(super) fn read(text: &str, file: &str, environment: Environment<'_>) -> Read
     Reading { config, problems, known }
 }
 
+/// The section `http` of a file.
+pub(super) fn read_http_alone(text: &str, file: &str) -> Result<HttpConfig, Vec<Problem>> {
+    let reader = Reader::new(text, file);
+    let mut http = HttpConfig::default();
+    match Document::parse(text) {
+        Ok(document) => http = read_http(Section::top(&reader, document.as_table()).section("http")),
+        Err(error) => reader.problem(&error.span().unwrap_or(0..0), one_line(error.message())),
+    }
+    let (problems, ..) = reader.finish();
+    if problems.is_empty() { Ok(http) } else { Err(problems) }
+}
+
 fn read_all(config: &mut Config, top: &mut Section<'_>, reader: &Reader<'_>, environment: Environment<'_>) {
     let folder = Path::new(reader.file()).parent().unwrap_or(Path::new(""));
     config.listen = read_listen(top.section("listen"), folder);

@@ -160,7 +160,7 @@ impl<'a> Section<'a> {
             return Vec::new();
         };
         if list.is_empty() {
-            self.reader.problem(&span, format!("`{key}` is an empty list; leave it out to match everything"));
+            self.reader.problem(&span, format!("`{key}` is an empty list; leave it out"));
         }
         let mut texts = Vec::new();
         for value in list.iter() {

@@ -87,6 +87,10 @@ impl Config {
         row("history.queue", self.history.queue.to_string());
         row("branches.default", self.branches.default.clone());
         row("branches.pg_dump", show_path(&self.branches.pg_dump));
+        let auto = &self.branches.auto_create;
+        row("branches.auto_create", auto.written());
+        row("branches.auto_create_ttl", show_duration(auto.ttl.unwrap_or_default()));
+        row("branches.auto_create_max", auto.max.to_string());
         let every = &self.branches.care;
         row("branches.lint", show_lint(every.lint.flatten()));
         row("branches.lint_exclude", every.exclude.as_deref().unwrap_or_default().join(", "));

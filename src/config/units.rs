@@ -6,7 +6,7 @@ const DURATIONS: [(&str, u64); 4] = [("h", 3_600_000), ("min", 60_000), ("s", 1_
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// Reads a duration; the error says how one is written.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     scaled(text, &DURATIONS)
         .map(Duration::from_millis)
         .ok_or_else(|| format!("\"{text}\" is no duration; write a whole number and ms, s, min or h, as in \"250ms\""))
@@ -19,7 +19,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Writes a duration with the largest unit that keeps it whole.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub fn show_duration(duration: Duration) -> String {
     show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATIONS, "s")
 }
 

@@ -69,7 +69,7 @@ pub enum Command {
     },
     /// `DROP BRANCH b [FORCE]`
     DropBranch(String, Force),
-    /// `ALTER BRANCH b PROTECT | UNPROTECT | RENAME TO c`
+    /// `ALTER BRANCH b PROTECT | UNPROTECT | RENAME TO c | EXPIRES …`
     AlterBranch(String, Alteration),
     /// `SHOW SCHEMA OF b [AT COMMIT c | AT TIME 't']`, with the rest of a SHOW
     ShowSchema(String, Moment, Query),

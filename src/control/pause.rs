@@ -27,7 +27,7 @@ pub(super) async fn hold(shared: &Shared) -> usize {
 /// none that says so can have a statement under way.
 fn busy(shared: &Shared) -> usize {
     let is_busy = |state| match state {
-        ClientState::Login | ClientState::Paused => false,
+        ClientState::Login | ClientState::Paused | ClientState::Held => false,
         ClientState::Idle | ClientState::Active | ClientState::IdleInTransaction | ClientState::Waiting => true,
     };
     shared.clients.list().iter().filter(|client| is_busy(client.client_state())).count()

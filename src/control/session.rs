@@ -212,7 +212,8 @@ impl Session {
             }
             Command::CreateBranch { name, parent, at, data } => {
                 let by = self.admin(command)?.to_owned();
-                let new = NewBranch { name: name.clone(), parent: parent.clone(), at: *at, data: *data, by };
+                let new =
+                    NewBranch { name: name.clone(), parent: parent.clone(), at: *at, data: *data, by, stays: None };
                 let made = self.shared.history.create_branch(self.shared.branches.load_full(), new).await;
                 self.shared.refresh();
                 made.map_err(CommandError::from)?;

@@ -85,7 +85,7 @@ columns! {
         "application_name" Text "as the client says",
         "client_addr" Text "address; NULL for a unix socket",
         "client_port" Int "NULL for a unix socket",
-        "state" Text "`login`, `idle`, `active`, `idle in transaction`, `waiting` for the recorder, a decision or another branch, or `paused`",
+        "state" Text "`login`, `idle`, `active`, `idle in transaction`, `waiting` for the recorder, a decision or another branch, `paused`, or `held` while its branch is copied",
         "backend_pid" Int "process id of the session's server connection; NULL before login",
         "statements" Int "so far",
         "bytes_in" Int "bytes from the client so far",
@@ -122,7 +122,8 @@ columns! {
         "behind" Int "commits on the parent since then",
         "size" Int "bytes of its database",
         "sessions" Int "in its database, whichever way they came, without the recorder's",
-        "last_change" Text "time of its last recorded change",;
+        "last_change" Text "time of its last recorded change",
+        "expires_at" Text "when it is dropped, or as soon after that as nobody is on it; NULL: never",;
     HISTORY:
         "id" Text "of the row (uuid)",
         "commit_id" Text "all changes of one transaction share it",
@@ -184,13 +185,14 @@ columns! {
         "decided_by" Text "the control user who approved or rejected it",
         "decided_at" Text "time",
         "reason" Text "why it was rejected",
-        "applied_by" Text "the control user who had it applied",
+        "applied_by" Text "the control user who had it applied, or its author, who ran it",
         "applied_at" Text "time, also of one that failed",
         "error" Text "why it failed; of one that is still approved: why it could not be applied at the last try",
         "base_commit" Text "the branch's newest commit when it was asked for",
         "objects" Text "that its text names",
         "class" Text "as in SHOW STATEMENTS",
         "transactional" Bool "false: it cannot run inside a transaction",
+        "findings" Text "what `lint` found, in full, while it was pending: what takes how long, who would wait, what to do instead; NULL where a rule queued it",
         "settings" Text "of the session that asked, as far as they are known (JSON)",
         "repeated" Int "how often the same statement was sent again while it was open",
         "application_name" Text "at that time",
@@ -444,6 +446,7 @@ async fn branches(shared: &Shared) -> Table {
             int(facts.size),
             int(facts.sessions),
             facts.changed_at.map(time).into(),
+            facts.expires_at.map(time).into(),
         ]
     };
     branches.all.iter().map(|branch| row(branch)).collect()

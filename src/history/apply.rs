@@ -5,9 +5,9 @@
 //! branch:                                └─> BEGIN, pggit.applied_requests, the statement, COMMIT ─┘
 //! ```
 //!
-//! The row in `pggit.applied_requests` is written first, in the transaction of the change itself: so it says whether the change
-//! is there, also when a proxy ended between its COMMIT and the new status, and whoever applies it again finds it. What cannot run
-//! inside a transaction has an intent in its place.
+//! The row in `pggit.applied_requests` ([`super::applied`]) is written first, in the transaction of the change itself: so it says
+//! whether the change is there, also when a proxy ended between its COMMIT and the new status, and whoever applies it again finds
+//! it. What cannot run inside a transaction has an intent in its place.
 //!
 //! The statement runs inside a function of the author's own, SECURITY DEFINER, made for this connection: there the server lets
 //! nobody take back the recorder's role (RESET ROLE), whatever functions the statement calls.
@@ -20,6 +20,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
+use super::applied::{self, Entered};
 use super::changes::{ChangeError, head};
 use super::connect::{Backoff, RecorderError, bounded, in_words, sqlstate};
 use super::intents;
@@ -73,6 +74,8 @@ enum Try {
     Blocked(String),
     /// It is no use to try now.
     NotNow(String),
+    /// Its author is just running it himself.
+    Busy,
 }
 
 impl History {
@@ -96,11 +99,12 @@ async fn apply(
 ) -> Result<(), ChangeError> {
     let mut main = inner.server.connect(&inner.server.main).await?;
     let request = lock(&mut main, number).await?;
-    let tried = run(history, inner, &request, lock_timeout).await?;
+    let tried = run(history, inner, &request, by, lock_timeout).await?;
     let (status, error) = match &tried {
         Try::Applied => ("applied", None),
         Try::Failed(reason) => ("failed", Some(reason)),
         Try::Blocked(reason) | Try::NotNow(reason) => ("approved", Some(reason)),
+        Try::Busy => return Err(ChangeError::Busy(number)),
     };
     let update = sqlx::query(
         "UPDATE pggit.change_requests SET status = $2, error = $3, \
@@ -118,6 +122,7 @@ async fn apply(
         Try::Applied => Ok(()),
         Try::Failed(reason) => Err(ChangeError::Failed { number, reason }),
         Try::Blocked(reason) | Try::NotNow(reason) => Err(ChangeError::NotNow { number, reason }),
+        Try::Busy => Err(ChangeError::Busy(number)),
     }
 }
 
@@ -147,6 +152,7 @@ async fn run(
     history: &History,
     inner: &Inner,
     request: &Request,
+    by: &str,
     lock_timeout: Duration,
 ) -> Result<Try, RecorderError> {
     let recording = history.wait_recording(&request.branch, HEALTH).await;
@@ -160,9 +166,9 @@ async fn run(
         Err(error) => return Ok(Try::NotNow(error.to_string())),
     };
     let tried = if request.transactional {
-        in_transaction(&mut branch, request, statement, recording, lock_timeout).await
+        in_transaction(&mut branch, &Applying { request, statement, recording, by }, lock_timeout).await
     } else {
-        alone(&mut branch, inner, request, statement, lock_timeout).await
+        alone(&mut branch, inner, request, statement).await
     };
     close(branch).await;
     tried
@@ -191,14 +197,21 @@ fn message(request: &Request) -> String {
     format!("change request {}, approved by {by}", request.number)
 }
 
+/// What is applied, how it is recorded, and who says so.
+struct Applying<'a> {
+    request: &'a Request,
+    statement: &'a Statement,
+    recording: Recording,
+    by: &'a str,
+}
+
 /// Tries until locks are to be had, or it is no use.
 async fn in_transaction(
     branch: &mut PgConnection,
-    request: &Request,
-    statement: &Statement,
-    recording: Recording,
+    applying: &Applying<'_>,
     lock_timeout: Duration,
 ) -> Result<Try, RecorderError> {
+    let request = applying.request;
     if let Err(error) = take_role(branch, &request.author).await {
         return Ok(Try::NotNow(format!("the recorder cannot act as {}: {}", request.author, in_words(&error))));
     }
@@ -206,7 +219,15 @@ async fn in_transaction(
     let mut tried = 0;
     loop {
         tried += 1;
-        let result = attempt(branch, request, statement, recording, lock_timeout).await;
+        bounded(sqlx::raw_sql("BEGIN").execute(&mut *branch)).await?;
+        match applied::enter(branch, request.id, applying.by, None).await? {
+            Entered::Noted => {}
+            // By its author, or by a proxy that could not say so any more.
+            Entered::Applied => return Ok(Try::Applied),
+            Entered::Rejected => return Ok(Try::NotNow("it is just being rejected".to_owned())),
+            Entered::Busy => return Ok(Try::Busy),
+        }
+        let result = attempt(branch, applying, lock_timeout).await;
         let Err(error) = result else { return Ok(Try::Applied) };
         if error.as_database_error().is_none() {
             // The connection broke: whether it was committed is found out by whoever applies it next.
@@ -214,8 +235,6 @@ async fn in_transaction(
         }
         sqlx::raw_sql("ROLLBACK").execute(&mut *branch).await?;
         match sqlstate(&error) {
-            // Its row is there: it was applied before, by a proxy that could not say so any more.
-            Some("23505") if is_applied(branch, request.id).await? => return Ok(Try::Applied),
             // lock_not_available, deadlock_detected, serialization_failure
             Some("55P03" | "40P01" | "40001") if tried < TRIES => tokio::time::sleep(backoff.pause()).await,
             Some("55P03" | "40P01" | "40001") => {
@@ -243,21 +262,18 @@ async fn take_role(branch: &mut PgConnection, author: &str) -> Result<(), sqlx::
     sqlx::raw_sql(AssertSqlSafe(make)).execute(branch).await.map(drop)
 }
 
-async fn is_applied(branch: &mut PgConnection, id: Uuid) -> Result<bool, RecorderError> {
-    let look = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pggit.applied_requests WHERE id = $1)");
-    bounded(look.bind(id).fetch_one(branch)).await
-}
-
+/// The rest of the transaction in which the request is noted.
 async fn attempt(
     branch: &mut PgConnection,
-    request: &Request,
-    statement: &Statement,
-    recording: Recording,
+    applying: &Applying<'_>,
     lock_timeout: Duration,
 ) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("BEGIN").execute(&mut *branch).await?;
-    settings(branch, request, lock_timeout, true).await?;
-    sqlx::query("INSERT INTO pggit.applied_requests (id) VALUES ($1)").bind(request.id).execute(&mut *branch).await?;
+    let Applying { request, statement, recording, by: _ } = *applying;
+    settings(branch, request, true).await?;
+    sqlx::query("SELECT pg_catalog.set_config('lock_timeout', $1, true)")
+        .bind(format!("{}ms", lock_timeout.as_millis()))
+        .execute(&mut *branch)
+        .await?;
     let calls = match recording {
         Recording::Ready(means) => recording_calls(statement, &means, &facts(request), request.id),
         Recording::NotRequired | Recording::Broken => None,
@@ -285,19 +301,12 @@ async fn attempt(
 }
 
 /// The settings that the text was written under, as far as they are known; else those of a new session of the author's.
-async fn settings(
-    branch: &mut PgConnection,
-    request: &Request,
-    lock_timeout: Duration,
-    local: bool,
-) -> Result<(), sqlx::Error> {
+async fn settings(branch: &mut PgConnection, request: &Request, local: bool) -> Result<(), sqlx::Error> {
     let text = |name: &str| request.settings.get(name).and_then(Value::as_str);
     let set = "SELECT pg_catalog.set_config($1, $2, $3)";
     for (name, value) in SETTINGS.into_iter().filter_map(|name| Some((name, text(name)?))) {
         sqlx::query(set).bind(name).bind(value).bind(local).execute(&mut *branch).await?;
     }
-    let lock_timeout = format!("{}ms", lock_timeout.as_millis());
-    sqlx::query(set).bind("lock_timeout").bind(lock_timeout).bind(local).execute(&mut *branch).await?;
     sqlx::query("SELECT pg_catalog.set_config('search_path', coalesce($1, pggit.search_path_of($2)), $3)")
         .bind(text("search_path"))
         .bind(&request.author)
@@ -307,13 +316,13 @@ async fn settings(
         .map(drop)
 }
 
-/// Runs what cannot run inside a transaction, once: an intent says that it was begun.
+/// Runs what cannot run inside a transaction, once: an intent says that it was begun. It waits for locks as long as it takes: what
+/// runs concurrently keeps nobody waiting meanwhile, and a bound would end it in the middle and leave an index that is not valid.
 async fn alone(
     branch: &mut PgConnection,
     inner: &Inner,
     request: &Request,
     statement: &Statement,
-    lock_timeout: Duration,
 ) -> Result<Try, RecorderError> {
     // A try before this one whose proxy was lost.
     let begun = sqlx::query_as::<_, (Option<String>, Option<String>)>(
@@ -329,7 +338,7 @@ async fn alone(
     }
     let backend: i32 =
         bounded(sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut *branch)).await?;
-    if let Err(error) = settings(branch, request, lock_timeout, false).await {
+    if let Err(error) = settings(branch, request, false).await {
         return Ok(Try::Failed(in_words(&error)));
     }
     // Where the recorder may be anybody, the history says who asked; else only in which role it was done.
@@ -340,6 +349,9 @@ async fn alone(
         if let Err(error) = sqlx::raw_sql(AssertSqlSafe(role)).execute(&mut *branch).await {
             return Ok(Try::NotNow(format!("the recorder cannot act as {}: {}", request.author, in_words(&error))));
         }
+    }
+    if let Err(error) = sqlx::raw_sql("SET lock_timeout = 0").execute(&mut *branch).await {
+        return Ok(Try::NotNow(in_words(&error)));
     }
     intents::intend(&inner.server, &intent(request, statement), backend.cast_unsigned()).await?;
     let run = sqlx::raw_sql(AssertSqlSafe(request.exact_sql.clone())).execute(&mut *branch).await;

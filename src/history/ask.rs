@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::branching::{BranchError, Data, NewBranch};
+use super::branching::{self, BranchError, Data, NewBranch};
 use super::connect::{RecorderError, bounded};
 use super::recorder::close;
 use super::{History, Inner};
@@ -14,7 +14,10 @@ use crate::change::{Recording, SessionFacts};
 use crate::session::{Ask, Asked, Wanted};
 
 /// Others wait for their turn: each may run a pg_dump.
-static AT_ONCE: Semaphore = Semaphore::const_new(2);
+pub(super) static MAKING: Semaphore = Semaphore::const_new(2);
+
+/// The same for those who look: the facts of a large schema are some megabytes.
+static LOOKING: Semaphore = Semaphore::const_new(4);
 
 /// How long a branch that is just served may take until it is known to be well. The function waits longer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,36 +55,58 @@ pub(super) async fn answer(
         return;
     };
     if let Err(error) = tell(inner, &database, &ask, None).await {
-        tracing::warn!(branch, %error, "a function that asks for something cannot be answered");
+        tracing::warn!(branch, session = %session.id, %error, "a function that asks for something cannot be answered");
         return;
     }
-    let done = if asked.in_transaction || ask.is_among_others() {
-        Err(Refusal {
+    let done = match &ask.what {
+        Wanted::CreateBranch { name, parent } if !asked.in_transaction && !ask.is_among_others() => {
+            let _turn = MAKING.acquire().await;
+            let made = make(history, session, name, parent.as_ref(), branches).await;
+            refresh();
+            made.map(|()| None).map_err(Refusal::from)
+        }
+        Wanted::CreateBranch { .. } => Err(Refusal {
             sqlstate: "25001",
             message: "branches cannot be made inside a transaction block".to_owned(),
             detail: None,
             hint: Some("A branch is not undone with the transaction. Call it by itself.".to_owned()),
-        })
-    } else {
-        let _turn = AT_ONCE.acquire().await;
-        let done = act(history, session, &ask, branches).await;
-        refresh();
-        done.map_err(Refusal::from)
+        }),
+        Wanted::Facts { branch } => {
+            let _turn = LOOKING.acquire().await;
+            branching::facts_for(&inner.server, &branches, branch, &session.user).await.map(Some).map_err(Refusal::from)
+        }
     };
-    if let Err(error) = tell(inner, &database, &ask, Some(done)).await {
-        tracing::warn!(branch, %error, "a function that asked for something cannot be told what came of it");
+    let told = tell(inner, &database, &ask, Some(done)).await;
+    let told = match told {
+        // The server had the row before: it is the answer that it cannot take, as for characters that its encoding does not have.
+        Err(error) if error.sqlstate().is_some() => {
+            let refusal = Refusal {
+                sqlstate: "22000",
+                message: format!("the answer cannot be kept in database \"{database}\": {error}"),
+                detail: None,
+                hint: None,
+            };
+            tell(inner, &database, &ask, Some(Err(refusal))).await
+        }
+        told => told,
+    };
+    if let Err(error) = told {
+        tracing::warn!(branch, session = %session.id, %error, "a function that asked for something cannot be told what came of it");
     }
 }
 
-async fn act(history: &History, session: &SessionFacts, ask: &Ask, branches: Arc<Branches>) -> Result<(), BranchError> {
-    match &ask.what {
-        Wanted::CreateBranch { name, parent } => {
-            let parent = parent.clone().or_else(|| session.branch.clone()).unwrap_or_default();
-            tracing::info!(branch = name, parent, user = session.user, "a client makes a branch");
-            let new = NewBranch { name: name.clone(), parent, at: None, data: Data::Without, by: session.user.clone() };
-            history.create_branch(branches, new).await.map(drop)
-        }
-    }
+async fn make(
+    history: &History,
+    session: &SessionFacts,
+    name: &str,
+    parent: Option<&String>,
+    branches: Arc<Branches>,
+) -> Result<(), BranchError> {
+    let parent = parent.or(session.branch.as_ref()).cloned().unwrap_or_default();
+    tracing::info!(branch = name, parent, session = %session.id, user = session.user, "a client makes a branch");
+    let by = session.user.clone();
+    let new = NewBranch { name: name.to_owned(), parent, at: None, data: Data::Without, by, stays: None };
+    history.create_branch(branches, new).await.map(drop)
 }
 
 /// Writes the row that the function looks for: that somebody is at it, then what came of it.
@@ -89,21 +114,26 @@ async fn tell(
     inner: &Inner,
     database: &str,
     ask: &Ask,
-    done: Option<Result<(), Refusal>>,
+    done: Option<Result<Option<String>, Refusal>>,
 ) -> Result<(), RecorderError> {
     let mut connection = inner.server.connect(database).await?;
     let is_done = done.is_some();
-    let refusal = done.and_then(Result::err);
+    let (result, refusal) = match done {
+        Some(Ok(result)) => (result, None),
+        Some(Err(refusal)) => (None, Some(refusal)),
+        None => (None, None),
+    };
     let row = sqlx::query(
-        "WITH old AS (DELETE FROM pggit.answers a WHERE a.at < now() - $7::text::interval) \
-         INSERT INTO pggit.answers (id, done, sqlstate, message, detail, hint) VALUES ($1, $2, $3, $4, $5, $6) \
-         ON CONFLICT (id) DO UPDATE SET done = $2, sqlstate = $3, message = $4, detail = $5, hint = $6",
+        "WITH old AS (DELETE FROM pggit.answers a WHERE a.at < now() - $8::text::interval) \
+         INSERT INTO pggit.answers (id, done, sqlstate, message, detail, hint, result) VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb) \
+         ON CONFLICT (id) DO UPDATE SET done = $2, sqlstate = $3, message = $4, detail = $5, hint = $6, result = $7::text::jsonb",
     );
     let (sqlstate, message, detail, hint) = match refusal {
         Some(refusal) => (Some(refusal.sqlstate), Some(refusal.message), refusal.detail, refusal.hint),
         None => (None, None, None, None),
     };
-    let row = row.bind(ask.ask).bind(is_done).bind(sqlstate).bind(message).bind(detail).bind(hint).bind(KEPT);
+    let row = row.bind(ask.ask).bind(is_done).bind(sqlstate).bind(message).bind(detail).bind(hint);
+    let row = row.bind(result).bind(KEPT);
     let written = bounded(row.execute(&mut connection)).await.map(drop);
     close(connection).await;
     written

@@ -8,15 +8,16 @@ use serde_json::{Map, Value};
 use sqlx::postgres::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use super::applied::{self, Entered};
 use super::connect::{RecorderError, Server, bounded};
 use super::recorder::{close, instance};
 use super::store::{self, storable};
 use super::{History, Inner, Rows, tables};
-use crate::change::{ChangeRequest, Enqueued};
+use crate::change::{ChangeRequest, Enqueued, Noted};
 
 /// Columns of `SHOW CHANGES`.
 const COLUMNS: &str = "number, status, branch, author, command_tag, sql, rule, created_at, expires_at, decided_by, decided_at, \
-     reason, applied_by, applied_at, error, base_commit, objects, class, transactional, settings, repeated, application_name, \
+     reason, applied_by, applied_at, error, base_commit, objects, class, transactional, findings, settings, repeated, application_name, \
      client_addr, client_port, database, id, session_id, proxy";
 
 /// What an administrator says to a change request.
@@ -82,21 +83,23 @@ impl History {
         let server = running.inner.server.clone();
         let writing = running.inner.runtime.spawn(async move { write(&server, &requests, max_open).await });
         match tokio::time::timeout(timeout, writing).await {
-            Ok(Ok(Ok(numbers))) => Enqueued::Waiting(numbers),
+            Ok(Ok(Ok(enqueued))) => enqueued,
+            Ok(Ok(Err(error))) if error.sqlstate() == Some("55P03") => Enqueued::Busy,
             Ok(Ok(Err(error))) => Enqueued::Failed(tables::not_migrated(&error).unwrap_or_else(|| error.to_string())),
             Ok(Err(_)) => Enqueued::Failed(RecorderError::NotRunning.to_string()),
             Err(_) => Enqueued::Failed(RecorderError::TimedOut(timeout).to_string()),
         }
     }
 
-    /// Waits until a request is decided on, at most `wait`. Approved, it is released to the statement with the key `run`.
-    /// Cancel safe: what was released and not told becomes `failed` or expires.
-    pub async fn await_decision(&self, number: i64, run: Uuid, wait: Duration) -> Enqueued {
+    /// Waits until a request is decided on, at most `wait`. Approved, it is released to the statement with the key `run`, if that
+    /// is said. Cancel safe: what was released and not told becomes `failed` or expires.
+    pub async fn await_decision(&self, noted: Noted, run: Option<Uuid>, wait: Duration) -> Enqueued {
+        let number = noted.number;
         let Some(inner) = self.inner() else { return Enqueued::Failed(RecorderError::NotRunning.to_string()) };
         let deadline = tokio::time::Instant::now() + wait;
         let mut rounds = inner.known.rounds();
         loop {
-            match decision(inner, number, run).await {
+            match decision(inner, &noted, run).await {
                 Ok(Some(answer)) => return answer,
                 Ok(None) => {}
                 // The server may come back in time.
@@ -104,7 +107,7 @@ impl History {
             }
             match tokio::time::timeout_at(deadline, rounds.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Enqueued::Waiting(vec![number]),
+                Ok(Err(_)) | Err(_) => return Enqueued::Noted(vec![noted]),
             }
         }
     }
@@ -133,18 +136,20 @@ impl History {
     ) -> Result<(), ChangeError> {
         let inner = self.running()?;
         let mut connection = inner.server.connect(&inner.server.main).await?;
-        let decided = decide(&mut connection, number, decision, by, self_approval).await;
+        let decided = decide(&inner.server, &mut connection, number, decision, by, self_approval).await;
         close(connection).await;
         decided
     }
 }
 
 /// What became of a request that somebody waits for; `None` while it is open.
-async fn decision(inner: &Inner, number: i64, run: Uuid) -> Result<Option<Enqueued>, RecorderError> {
+async fn decision(inner: &Inner, noted: &Noted, run: Option<Uuid>) -> Result<Option<Enqueued>, RecorderError> {
+    let number = noted.number;
     let _reader = inner.readers.acquire().await.map_err(|_| RecorderError::NotRunning)?;
     let mut connection = inner.server.connect(&inner.server.main).await?;
     let look = sqlx::query_as::<_, (String, Option<String>, Option<String>, Option<String>)>(
-        "SELECT status, decided_by, reason, error FROM pggit.change_requests WHERE number = $1",
+        "SELECT CASE WHEN status = 'approved' AND expires_at <= clock_timestamp() THEN 'expired' ELSE status END, \
+         decided_by, reason, error FROM pggit.change_requests WHERE number = $1",
     );
     let row = bounded(look.bind(number).fetch_optional(&mut connection)).await?;
     let closed = |why: String| Some(Enqueued::Closed(number, why));
@@ -152,10 +157,10 @@ async fn decision(inner: &Inner, number: i64, run: Uuid) -> Result<Option<Enqueu
         None => closed("is gone".to_owned()),
         Some((status, by, reason, error)) => match status.as_str() {
             "pending" => None,
-            "approved" => {
-                let release = sqlx::query_scalar::<_, bool>("SELECT pggit.note_release($1, $2)").bind(number).bind(run);
-                bounded(release.fetch_one(&mut connection)).await?.then_some(Enqueued::Released)
-            }
+            "approved" => match run {
+                Some(run) => release(&mut connection, number, run).await?.then_some(Enqueued::Released),
+                None => Some(Enqueued::Noted(vec![Noted { approved_by: by, ..noted.clone() }])),
+            },
             "rejected" => closed(format!(
                 "was rejected by {}: {}",
                 by.as_deref().unwrap_or_default(),
@@ -169,18 +174,28 @@ async fn decision(inner: &Inner, number: i64, run: Uuid) -> Result<Option<Enqueu
     Ok(answer)
 }
 
-async fn write(server: &Server, requests: &[ChangeRequest], max_open: u32) -> Result<Vec<i64>, RecorderError> {
-    let mut numbers = Vec::with_capacity(requests.len());
-    let Some(first) = requests.first() else { return Ok(numbers) };
+/// Whether nobody else runs it from here on.
+async fn release(main: &mut PgConnection, number: i64, run: Uuid) -> Result<bool, RecorderError> {
+    let release = sqlx::query_scalar("SELECT pggit.note_release($1, $2)").bind(number).bind(run);
+    bounded(release.fetch_one(main)).await
+}
+
+async fn write(server: &Server, requests: &[ChangeRequest], max_open: u32) -> Result<Enqueued, RecorderError> {
+    let mut all = Vec::with_capacity(requests.len());
+    let Some(first) = requests.first() else { return Ok(Enqueued::Noted(all)) };
     let base = newest_commit(server, &first.session.database).await?;
     let mut connection = server.connect(&server.main).await?;
     bounded(sqlx::raw_sql("BEGIN").execute(&mut connection)).await?;
     for request in requests {
-        numbers.push(note(&mut connection, request, base, max_open).await?);
+        all.push(note(&mut connection, request, base, max_open).await?);
     }
     bounded(sqlx::raw_sql("COMMIT").execute(&mut connection)).await?;
+    let released = match (all.as_slice(), first.released_to()) {
+        ([noted], Some(run)) if noted.approved_by.is_some() => release(&mut connection, noted.number, run).await?,
+        _ => false,
+    };
     close(connection).await;
-    Ok(numbers)
+    Ok(if released { Enqueued::Released } else { Enqueued::Noted(all) })
 }
 
 /// The newest commit of the branch in this database.
@@ -202,13 +217,15 @@ async fn note(
     request: &ChangeRequest,
     base: Option<Uuid>,
     max_open: u32,
-) -> Result<i64, RecorderError> {
+) -> Result<Noted, RecorderError> {
     let session = &request.session;
     let settings: Map<String, Value> =
         request.settings.iter().map(|(name, value)| ((*name).to_owned(), Value::from(storable(value)))).collect();
-    let insert = sqlx::query_scalar::<_, i64>(
-        "SELECT pggit.note_request($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-         make_interval(secs => $18), $19)",
+    let insert = sqlx::query_as::<_, (i64, Uuid, Option<String>, bool)>(
+        "SELECT number, id, CASE WHEN status = 'approved' AND run_id IS NULL THEN decided_by END, \
+         base_commit IS DISTINCT FROM $16 \
+         FROM pggit.note_request($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+         make_interval(secs => $18), $19, $20)",
     )
     .bind(request.id)
     .bind(session.id)
@@ -228,8 +245,10 @@ async fn note(
     .bind(base)
     .bind(instance())
     .bind(request.expires.as_secs_f64())
-    .bind(i64::from(max_open));
-    bounded(insert.fetch_one(connection)).await
+    .bind(i64::from(max_open))
+    .bind(request.findings.as_deref().map(storable));
+    let (number, id, approved_by, moved) = bounded(insert.fetch_one(connection)).await?;
+    Ok(Noted { number, id, approved_by, moved })
 }
 
 /// Requests whose time is over become `expired`.
@@ -237,7 +256,18 @@ pub(super) async fn forget_expired<'c>(main: impl PgExecutor<'c>) -> Result<(), 
     bounded(sqlx::query("SELECT pggit.forget_expired()").execute(main)).await.map(drop)
 }
 
+/// A request, as it is decided on.
+#[derive(Debug, sqlx::FromRow)]
+struct Decided {
+    id: Uuid,
+    status: String,
+    author: String,
+    database: String,
+    is_released: bool,
+}
+
 async fn decide(
+    server: &Server,
     connection: &mut PgConnection,
     number: i64,
     decision: &Decision,
@@ -245,35 +275,69 @@ async fn decide(
     self_approval: bool,
 ) -> Result<(), ChangeError> {
     forget_expired(&mut *connection).await?;
+    bounded(sqlx::raw_sql("BEGIN").execute(&mut *connection)).await?;
+    let look = sqlx::query_as::<_, Decided>(
+        "SELECT id, status, author, database, run_id IS NOT NULL AS is_released \
+         FROM pggit.change_requests WHERE number = $1 FOR UPDATE",
+    );
+    let request = match bounded(look.bind(number).fetch_optional(&mut *connection)).await {
+        Err(error) if error.sqlstate() == Some("55P03") => return Err(ChangeError::Busy(number)),
+        request => request?.ok_or(ChangeError::Unknown(number))?,
+    };
     let (status, from, reason) = match decision {
         Decision::Approve => ("approved", &["pending"][..], None),
         // Also one that was approved, as long as it is not applied.
-        Decision::Reject(reason) => ("rejected", &["pending", "approved"][..], Some(storable(reason))),
+        Decision::Reject(reason) => ("rejected", &["pending", "approved"][..], Some(reason.as_str())),
     };
-    let own = self_approval || matches!(decision, Decision::Reject(_));
+    if request.is_released && request.status == "approved" {
+        return Err(ChangeError::Busy(number));
+    }
+    if !from.contains(&request.status.as_str()) {
+        return Err(ChangeError::Status { number, status: request.status });
+    }
+    if *decision == Decision::Approve && request.author == by && !self_approval {
+        return Err(ChangeError::OwnChange { number, author: request.author });
+    }
+    if let Some(reason) = reason
+        && request.status == "approved"
+    {
+        close_off(server, number, &request, by, reason).await?;
+    }
     let update = sqlx::query(
         "UPDATE pggit.change_requests SET status = $2, decided_by = $3, decided_at = clock_timestamp(), reason = $4 \
-         WHERE number = $1 AND status = ANY ($5) AND run_id IS NULL AND (author <> $3 OR $6)",
+         WHERE number = $1",
     )
     .bind(number)
     .bind(status)
     .bind(storable(by))
-    .bind(reason)
-    .bind(from)
-    .bind(own);
-    match bounded(update.execute(&mut *connection)).await {
-        Ok(done) if done.rows_affected() > 0 => return Ok(()),
-        Ok(_) => {}
-        Err(error) if error.sqlstate() == Some("55P03") => return Err(ChangeError::Busy(number)),
-        Err(error) => return Err(error.into()),
+    .bind(reason.map(storable));
+    bounded(update.execute(&mut *connection)).await?;
+    bounded(sqlx::raw_sql("COMMIT").execute(connection)).await?;
+    Ok(())
+}
+
+/// An approved request may be on its way already, in its author's own transaction: sees to it that it is not, and never will be.
+async fn close_off(server: &Server, number: i64, request: &Decided, by: &str, reason: &str) -> Result<(), ChangeError> {
+    let mut branch = match server.connect(&request.database).await {
+        Ok(branch) => branch,
+        Err(error) => {
+            return if database_is_gone(server, &request.database).await? { Ok(()) } else { Err(error.into()) };
+        }
+    };
+    let entered = applied::enter(&mut branch, request.id, by, Some(reason)).await;
+    close(branch).await;
+    match entered? {
+        Entered::Noted | Entered::Rejected => Ok(()),
+        Entered::Busy => Err(ChangeError::Busy(number)),
+        Entered::Applied => Err(ChangeError::Status { number, status: "applied".to_owned() }),
     }
-    let look = sqlx::query_as::<_, (String, String, bool)>(
-        "SELECT status, author, run_id IS NOT NULL FROM pggit.change_requests WHERE number = $1",
-    );
-    Err(match bounded(look.bind(number).fetch_optional(connection)).await? {
-        None => ChangeError::Unknown(number),
-        Some((_, _, true)) => ChangeError::Busy(number),
-        Some((status, author, false)) if from.contains(&status.as_str()) => ChangeError::OwnChange { number, author },
-        Some((status, _, false)) => ChangeError::Status { number, status },
-    })
+}
+
+/// A dropped branch applies nothing.
+async fn database_is_gone(server: &Server, database: &str) -> Result<bool, RecorderError> {
+    let mut main = server.connect(&server.main).await?;
+    let gone = sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = $1)");
+    let gone = bounded(gone.bind(database).fetch_one(&mut main)).await;
+    close(main).await;
+    gone
 }

@@ -14,7 +14,7 @@ use super::heartbeat::Heartbeat;
 use super::recorder::close;
 use super::seal::Sealing;
 use super::tables::not_migrated;
-use super::{HealthRow, intents, migrate};
+use super::{HealthRow, applied, intents, migrate};
 use crate::branch::Branch;
 use crate::change::{Capture, Key, Means, Recording};
 use crate::config;
@@ -221,10 +221,14 @@ async fn look_at(server: &Server, watched: &Watched, kept: &mut Option<PgConnect
 
 /// Settles what lost sessions left open; whether the connection may be used further.
 async fn swept(server: &Server, connection: &mut PgConnection, branch: &str) -> bool {
-    match intents::sweep(connection, server).await {
+    let swept = match intents::sweep(connection, server).await {
+        Ok(()) => applied::tell(connection, server).await,
+        failed => failed,
+    };
+    match swept {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(branch, %error, "intents cannot be settled");
+            tracing::warn!(branch, %error, "intents and change requests cannot be settled");
             error.leaves_connection()
         }
     }

@@ -214,9 +214,11 @@ async fn tell_log(connection: &mut PgConnection, server: &Server, intent: Uuid) 
          WHERE s.outcome = 'unknown'",
     )
     .bind(row);
-    let told = bounded(upsert.execute(&mut main)).await.map(drop);
+    bounded(upsert.execute(&mut main)).await?;
+    // It may have been a change request.
+    bounded(sqlx::query("SELECT pggit.note_runs($1)").bind(vec![intent]).execute(&mut main)).await?;
     close(main).await;
-    told
+    Ok(())
 }
 
 async fn remember(

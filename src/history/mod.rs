@@ -4,6 +4,7 @@
 //! log() ─> queue ─> recorder ─> pggit.statements          one task, one connection to the main database
 //! tables: LISTEN, pggit.branches, pggit.freezes ─> changed()   one task, one connection to the main database
 //! health: one look at each branch, every 2 s or when asked     one task a branch, connections of a moment
+//! holds: branches that are just copied with their data, and what the sessions on them say     by `tables`
 //! heartbeat: a sign of life in each branch's database, now and then, by the same look
 //! intents: what cannot run in a transaction, before and after  connections of a moment; health looks for lost ones
 //! changes, apply: what rules queued, and what was approved of it     connections of a moment
@@ -11,6 +12,7 @@
 //! verify: the whole chain again; run by the command line, not by the recorder
 //! ask: what functions that a client called want of the proxy, and the answers to them
 //! branching: makes, changes and drops branches when asked; sweeps what was left half made
+//! on_demand: makes a branch because somebody connects to it
 //! export: the history of a branch as rows, as a script, as a git repository; run by the command line
 //! probe: unrecorded changes, one look where a counter moved       one task a branch, connections of a moment
 //! migrate: the schema itself; run by the command line, not by the recorder
@@ -19,6 +21,7 @@
 //! History rows themselves are written by event triggers in the client's own transaction; from here only the probe's, for
 //! what the triggers did not see.
 
+mod applied;
 mod apply;
 mod ask;
 pub mod branching;
@@ -27,10 +30,12 @@ mod connect;
 pub mod export;
 mod health;
 mod heartbeat;
+mod holds;
 mod hosts;
 mod intents;
 pub mod migrate;
 mod name;
+mod on_demand;
 mod probe;
 mod queue;
 mod recorder;
@@ -53,6 +58,7 @@ use tokio::task::AbortHandle;
 pub use self::changes::{ChangeError, Decision};
 pub(crate) use self::connect::in_words;
 pub use self::connect::{APPLICATION_NAME, RecorderError, Server};
+pub use self::holds::{Claim, Hold, Says};
 
 use self::branching::{
     Alteration, Blamed, BranchError, BranchFacts, Difference, Fact, Force, Moment, NewBranch, Stage,
@@ -122,6 +128,7 @@ struct Inner {
     /// The connection that follows branches and freezes.
     main: Condition,
     known: Known,
+    holds: holds::Holds,
     /// The default branch, when the configuration does not declare it.
     implied: Option<String>,
     watched: ArcSwap<HashMap<String, Watching>>,
@@ -136,6 +143,8 @@ struct Inner {
     /// Changes that the probe recorded.
     probed: Arc<AtomicU64>,
     readers: Semaphore,
+    /// Branches that are being made because somebody connects to them.
+    on_demand: on_demand::OnDemand,
     secrets: Arc<secrets::Secrets>,
     runtime: runtime::Handle,
     changed: Box<dyn Fn() + Send + Sync>,
@@ -161,6 +170,7 @@ impl History {
             log: Arc::new(Condition::new("the statement log")),
             main: Condition::new("the recorder's connection"),
             known: Known::default(),
+            holds: holds::Holds::default(),
             implied: implied(config),
             watched: ArcSwap::default(),
             watching: Mutex::default(),
@@ -170,6 +180,7 @@ impl History {
             probing: Arc::new(Semaphore::new(probe::PROBED_AT_ONCE)),
             probed: Arc::default(),
             readers: Semaphore::new(READERS),
+            on_demand: on_demand::OnDemand::default(),
             secrets: Arc::default(),
             runtime: runtime::Handle::current(),
             changed: Box::new(changed),
@@ -222,6 +233,18 @@ impl History {
     /// Whether branches and freezes were read at least once, and are in force.
     pub fn knows_freezes(&self) -> bool {
         self.inner().is_some_and(|inner| inner.known.is_read())
+    }
+
+    /// Branches whose sessions are held while a copy is made, as last read.
+    pub fn holds(&self) -> Arc<Vec<Hold>> {
+        self.inner().map(|inner| inner.holds.now()).unwrap_or_default()
+    }
+
+    /// Who answers for this proxy's sessions on branches that are held.
+    pub fn answer_holds_with(&self, claims: impl Fn(&Hold) -> Vec<Claim> + Send + Sync + 'static) {
+        if let Some(inner) = self.inner() {
+            inner.holds.answer_with(Box::new(claims));
+        }
     }
 
     /// What the server stores of a user's password, by the configured query.
@@ -597,6 +620,7 @@ mod tests {
             error: None,
             application_name: "test".into(),
             rerouted_to: None,
+            request: None,
             started_at: SystemTime::now(),
             duration: Duration::from_millis(3),
         }

@@ -99,7 +99,7 @@ async fn write_reduced(
     proxy: &str,
     why: &RecorderError,
 ) -> Result<(), RecorderError> {
-    tracing::warn!(id = %fact.id, tag = fact.tag, reason = %why, "a statement fact is stored with characters escaped");
+    tracing::warn!(id = %fact.id, session = %fact.session.id, tag = fact.tag, reason = %why, "a statement fact is stored with characters escaped");
     match store::insert_facts(connection, &[Arc::new(in_ascii(fact))], proxy).await {
         Err(error) if blames_a_row(&error) => {
             tracing::error!(

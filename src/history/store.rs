@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::Rows;
 use super::connect::{RecorderError, bounded};
 use crate::branch::{Branch, Origin};
-use crate::change::{Outcome, StatementFact, VerdictKind};
+use crate::change::{Outcome, Run, StatementFact, VerdictKind};
 use crate::policy::Freeze;
 
 /// Columns of `SHOW HISTORY`.
@@ -83,9 +83,22 @@ pub(super) async fn insert_facts(
     let ran = |f: &&Arc<StatementFact>| f.verdict == VerdictKind::Queue && f.outcome != Outcome::Queued;
     let runs: Vec<Uuid> = facts.iter().filter(ran).map(|f| f.id).collect();
     if !runs.is_empty() {
-        bounded(sqlx::query("SELECT pggit.note_runs($1)").bind(runs).execute(connection)).await?;
+        bounded(sqlx::query("SELECT pggit.note_runs($1)").bind(runs).execute(&mut *connection)).await?;
     }
-    Ok(())
+    note_own_runs(connection, facts).await
+}
+
+/// What came of approved change requests that their authors ran.
+async fn note_own_runs(connection: &mut PgConnection, facts: &[Arc<StatementFact>]) -> Result<(), RecorderError> {
+    let ran: Vec<(Run, Uuid)> = facts.iter().filter_map(|fact| Some((fact.request?, fact.id))).collect();
+    if ran.is_empty() {
+        return Ok(());
+    }
+    let note = sqlx::query("SELECT pggit.note_own_runs($1, $2, $3)")
+        .bind(ran.iter().map(|(run, _)| run.request).collect::<Vec<_>>())
+        .bind(ran.iter().map(|(_, id)| *id).collect::<Vec<_>>())
+        .bind(ran.iter().map(|(run, _)| run.moved).collect::<Vec<_>>());
+    bounded(note.execute(connection)).await.map(drop)
 }
 
 /// Reads branches and freezes in one snapshot.
@@ -136,6 +149,20 @@ pub(super) async fn declare_branches<'c>(
         branches.iter().map(|b| if implied == Some(&b.name) { "table" } else { "configuration" }).collect::<Vec<_>>(),
     );
     bounded(insert.execute(connection)).await.map(drop)
+}
+
+/// What a configuration declares does not expire, also where somebody made it to expire: no proxy's sweep drops it then.
+pub(super) async fn keep_declared<'c>(
+    connection: impl PgExecutor<'c>,
+    branches: &[Arc<Branch>],
+) -> Result<(), RecorderError> {
+    let update = sqlx::query(
+        "UPDATE pggit.branches SET expires_at = NULL \
+         WHERE (name = ANY ($1) OR database = ANY ($2)) AND expires_at IS NOT NULL",
+    )
+    .bind(branches.iter().map(|b| b.name.as_str()).collect::<Vec<_>>())
+    .bind(branches.iter().map(|b| b.database.as_str()).collect::<Vec<_>>());
+    bounded(update.execute(connection)).await.map(drop)
 }
 
 /// Records a freeze; false when there was one in force.

@@ -131,6 +131,10 @@ pub(super) async fn follow(inner: Arc<Inner>) {
         inner.main.fail(error.to_string());
         // Whatever broke this connection may have broken the branches'.
         inner.check_all();
+        if inner.holds.pause().is_some() {
+            // Whoever is held waits for this to work again.
+            backoff.reset();
+        }
         tokio::time::sleep(backoff.pause()).await;
     }
 }
@@ -157,7 +161,7 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<Infallible, Reco
             Ok(()) => {
                 backoff.reset();
                 inner.main.succeed();
-                REREAD
+                inner.holds.pause().unwrap_or(REREAD)
             }
             // The main connection works, the schema does not: say so, and look again soon.
             Err(error) if error.leaves_connection() => {
@@ -186,7 +190,7 @@ async fn listen(inner: &Inner, backoff: &mut Backoff) -> Result<Infallible, Reco
 /// Writes what is to be declared, then reads.
 async fn round(inner: &Inner, listener: &mut PgListener) -> Result<(), RecorderError> {
     if let Some(declared) = inner.known.to_declare()
-        && let Err(error) = store::declare_branches(&mut *listener, &declared, inner.implied.as_deref()).await
+        && let Err(error) = declare(inner, listener, &declared).await
     {
         inner.known.lock().undeclared = true;
         return Err(error);
@@ -194,10 +198,16 @@ async fn round(inner: &Inner, listener: &mut PgListener) -> Result<(), RecorderE
     let ticket = inner.known.begin_read();
     let tables = store::read_tables(&mut *listener).await?;
     inner.take_over(ticket, tables);
+    inner.holds.attend(listener, || (inner.changed)()).await?;
     super::intents::settle_prepared(&mut *listener).await?;
     super::changes::forget_expired(&mut *listener).await?;
     inner.known.rounds.send_modify(|rounds| *rounds += 1);
     Ok(())
+}
+
+async fn declare(inner: &Inner, listener: &mut PgListener, declared: &[Arc<Branch>]) -> Result<(), RecorderError> {
+    store::declare_branches(&mut *listener, declared, inner.implied.as_deref()).await?;
+    store::keep_declared(&mut *listener, declared).await
 }
 
 /// An error for an operator, with what to do where that is known.

@@ -178,6 +178,7 @@ impl Rule {
             message: self.message.clone(),
             hint: self.hint.clone(),
             queueing,
+            findings: None,
         }
     }
 

@@ -41,6 +41,7 @@ fn statement(class: Class, tag: &'static str, objects: &[&str]) -> Statement {
         action: None,
         object_type: None,
         objects: objects.iter().map(object).collect(),
+        renamed_to: None,
         transactional: true,
         temporary: false,
         only_adds: false,
@@ -252,13 +253,16 @@ fn a_queued_statement_is_told_its_numbers() {
     let Verdict::Queue(queued) = rules([rule("ask", queueing())]).judge(&ANN, &create(&["t"])) else {
         panic!("not queued")
     };
-    let one = queued.refusal(&[7]);
+    let one = queued.refusal(&[7], true);
     assert_eq!((one.sqlstate, one.message.as_str()), (QUEUED, "change request 7: CREATE TABLE waits for approval"));
     assert_eq!(one.detail.as_deref(), Some("Rule: ask; branch: main."));
-    assert_eq!(queued.refusal(&[7, 8]).detail.as_deref(), Some("Rule: ask; branch: main. Change requests: 7, 8."));
+    assert_eq!(
+        queued.refusal(&[7, 8], true).detail.as_deref(),
+        Some("Rule: ask; branch: main. Change requests: 7, 8.")
+    );
     let own = Queued { message: Some("ask Ann".into()), hint: Some("hint".into()), ..queued };
-    assert_eq!(own.refusal(&[7]).message, "change request 7: ask Ann");
-    assert_eq!(own.refusal(&[7]).hint.as_deref(), Some("hint"));
+    assert_eq!(own.refusal(&[7], true).message, "change request 7: ask Ann");
+    assert_eq!(own.refusal(&[7], true).hint.as_deref(), Some("hint"));
 }
 
 #[test]

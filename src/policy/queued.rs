@@ -20,19 +20,27 @@ pub struct Queued {
     pub hint: Option<String>,
     /// For how long.
     pub queueing: Queueing,
+    /// What lint found, in full, for whoever decides.
+    pub findings: Option<String>,
 }
 
 impl Queued {
-    /// The error that names the change request; `numbers` are those of all statements of one text, the first one's first.
-    pub fn refusal(&self, numbers: &[i64]) -> Refusal {
+    /// The error that names the change request; `numbers` are those of all statements of one text that wait, the first one's first.
+    /// `run_again`: once they are approved, their client may run them.
+    pub fn refusal(&self, numbers: &[i64], run_again: bool) -> Refusal {
         let first = numbers.first().copied().unwrap_or_default();
         let said = self.message.clone().unwrap_or_else(|| format!("{} waits for approval", self.what));
         let list: Vec<String> = numbers.iter().map(ToString::to_string).collect();
         let all = if list.len() > 1 { format!(" Change requests: {}.", list.join(", ")) } else { String::new() };
         let hint = || {
+            let then = match (run_again, list.len() > 1) {
+                (false, _) => format!("APPLY CHANGE {first} runs it once it is approved"),
+                (true, false) => format!("Once it is approved, run it again; or APPLY CHANGE {first} runs it"),
+                (true, true) => format!("Once all are approved, run it again; or APPLY CHANGE {first} runs the first"),
+            };
             format!(
                 "Nothing was run. An administrator decides on the control port with APPROVE CHANGE {first} or REJECT CHANGE \
-                 {first} BECAUSE '…', and APPLY CHANGE {first} runs it."
+                 {first} BECAUSE '…'. {then}."
             )
         };
         Refusal {
@@ -44,12 +52,31 @@ impl Queued {
         }
     }
 
+    /// The error where it is approved, and nothing could note with the statement that it was this request.
+    pub fn only_applied(&self, number: i64) -> Refusal {
+        let hint = format!("Nothing was run. On the control port APPLY CHANGE {number} runs it.");
+        Refusal {
+            message: format!("change request {number}: {} is approved, but cannot be run in this way", self.what),
+            hint: Some(self.hint.clone().unwrap_or(hint)),
+            ..self.refusal(&[number], false)
+        }
+    }
+
+    /// The error where somebody else has the request in hand.
+    pub fn busy(&self) -> Refusal {
+        Refusal {
+            message: format!("the change request of this {} is just being decided on or applied", self.what),
+            hint: Some("Nothing was run. SHOW CHANGES on the control port tells what becomes of it.".to_owned()),
+            ..self.refusal(&[], false)
+        }
+    }
+
     /// The error of a client that waited for the decision in vain.
     pub fn closed(&self, number: i64, why: &str) -> Refusal {
         Refusal {
             message: format!("change request {number}: {} {why}", self.what),
             hint: Some("Nothing was run. Sent again it is a new change request.".to_owned()),
-            ..self.refusal(&[number])
+            ..self.refusal(&[number], false)
         }
     }
 

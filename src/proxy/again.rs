@@ -1,10 +1,11 @@
-//! Another connection to the server as the same user: a session that is like the client's own, on another branch.
+//! Another connection to the server as the same user: a session that is like the client's own, on another branch or on the same.
 //!
 //! The server decides by its own rules whether the user may come. Where it asks nothing, nothing is needed; where it asks for SCRAM,
 //! what the user proved at login answers; any other question only the client could answer, who is not asked twice.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
@@ -25,6 +26,38 @@ const OK: u32 = 0;
 /// Sets one setting.
 const SET: &[u8] = b"SELECT pg_catalog.set_config($1, $2, false)\0";
 
+/// The server is told that nobody is there any more.
+pub(super) const TERMINATE: &[u8] = b"X\0\0\0\x04";
+
+/// A server that does not hang up then is not waited for.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// So many statements are prepared between two answers.
+const PREPARED: usize = 64;
+
+/// Too many connections; the server is starting up.
+const PASSING: [&str; 2] = ["53300", "57P03"];
+
+/// Why there is none.
+pub(super) struct NotIn {
+    /// For the user to read.
+    pub reason: String,
+    /// It may be otherwise in a moment.
+    pub is_passing: bool,
+}
+
+impl From<String> for NotIn {
+    fn from(reason: String) -> Self {
+        Self { reason, is_passing: false }
+    }
+}
+
+impl From<&str> for NotIn {
+    fn from(reason: &str) -> Self {
+        reason.to_owned().into()
+    }
+}
+
 /// A server connection that is logged in and ready.
 pub(super) struct Arrival {
     pub server: Stream,
@@ -34,14 +67,14 @@ pub(super) struct Arrival {
     pub backend: Arc<Backend>,
 }
 
-/// Logs in for the session of these facts, and gives it these settings. The error is the reason, for the user to read.
+/// Logs in for the session of these facts, and gives it these settings.
 /// Cancel safe: what is not done is dropped.
 pub(super) async fn log_in(
     shared: &Shared,
     identity: &Identity,
     facts: &SessionFacts,
     carried: Carried,
-) -> Result<Arrival, String> {
+) -> Result<Arrival, NotIn> {
     let (mut address, mut server) = upstream::reach(shared).await.map_err(|error| match error {
         NoServer::Io(error) => format!("the server cannot be reached ({})", error.kind()),
         NoServer::NoneWillDo(_) => "no host of the server will do".to_owned(),
@@ -61,8 +94,9 @@ pub(super) async fn log_in(
             read_frame(&mut server).await.map_err(broken)?.ok_or("the server hung up")?
         }
         (Some(_), _) => {
-            return Err("the server asks for a password, which the proxy does not know (auth.mode = \"scram\" helps)"
-                .to_owned());
+            return Err(
+                "the server asks for a password, which the proxy does not know (auth.mode = \"scram\" helps)".into()
+            );
         }
         (None, _) => return Err(refused_with(&first)),
     };
@@ -97,7 +131,40 @@ pub(super) async fn log_in(
     Ok(Arrival { server, address, greeting, backend })
 }
 
-/// The client's own start-up packet, for another branch.
+impl Arrival {
+    /// Gives it prepared statements, by these messages. Returns what the server says of the first one that it does not take.
+    pub async fn prepare(&mut self, statements: &[Vec<u8>]) -> Result<Option<String>, NotIn> {
+        let broken = |error: io::Error| format!("the connection broke ({})", error.kind());
+        let mut refused = None;
+        // Not all at once: while both sides write, neither reads.
+        for some in statements.chunks(PREPARED) {
+            let mut messages = Vec::new();
+            for parse in some {
+                messages.extend_from_slice(parse);
+                frame::put(&mut messages, b'S', |_| {});
+            }
+            self.server.write_all(&messages).await.map_err(broken)?;
+            for _ in some {
+                if let Err(not_in) = until_ready(&mut self.server, |_| {}).await {
+                    refused = refused.or(Some(not_in.reason));
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Takes leave; returns when the server process has gone, or after some time.
+    pub async fn leave(mut self) {
+        let goodbye = async {
+            self.server.write_all(TERMINATE).await?;
+            while read_frame(&mut self.server).await?.is_some() {}
+            self.server.shutdown().await
+        };
+        let _ = tokio::time::timeout(FAREWELL, goodbye).await;
+    }
+}
+
+/// The client's own start-up packet, for this branch.
 fn packet(identity: &Identity, facts: &SessionFacts, carried: &Carried) -> Option<Vec<u8>> {
     let Ok(First::Startup(mut startup)) = startup::read(identity.packet.get(4..)?) else { return None };
     startup.set("database", facts.database.as_bytes());
@@ -152,11 +219,11 @@ fn settings(mut carried: Carried, facts: &SessionFacts) -> Vec<u8> {
 }
 
 /// Reads up to the next ReadyForQuery, which is returned.
-async fn until_ready(server: &mut Stream, mut each: impl FnMut(&[u8])) -> Result<Vec<u8>, String> {
-    let mut failed = None;
+async fn until_ready(server: &mut Stream, mut each: impl FnMut(&[u8])) -> Result<Vec<u8>, NotIn> {
+    let mut failed: Option<NotIn> = None;
     loop {
         let frame = read_frame(server).await.map_err(|error| format!("the connection broke ({})", error.kind()))?;
-        let Some(frame) = frame else { return Err(failed.unwrap_or_else(|| "the server hung up".to_owned())) };
+        let Some(frame) = frame else { return Err(failed.unwrap_or_else(|| "the server hung up".into())) };
         match frame.first() {
             Some(b'E') => failed = failed.or_else(|| Some(refused_with(&frame))),
             Some(b'Z') => return failed.map_or(Ok(frame), Err),
@@ -166,12 +233,13 @@ async fn until_ready(server: &mut Stream, mut each: impl FnMut(&[u8])) -> Result
 }
 
 /// The server's error, as a reason.
-fn refused_with(frame: &[u8]) -> String {
+fn refused_with(frame: &[u8]) -> NotIn {
     let body = frame.get(HEADER..).unwrap_or_default();
-    match (frame.first(), field(body, b'M')) {
+    let reason = match (frame.first(), field(body, b'M')) {
         (Some(b'E'), Some(message)) => format!("the server says \"{}\"", String::from_utf8_lossy(message)),
         _ => format!("the server says {:?}", cstr(frame).map_or(b"".as_slice(), |(tag, _)| tag).first()),
-    }
+    };
+    NotIn { reason, is_passing: PASSING.into_iter().any(|code| field(body, b'C') == Some(code.as_bytes())) }
 }
 
 fn stopped(stop: Stop) -> String {

@@ -6,6 +6,7 @@
 
 mod arms;
 mod effects;
+mod hold;
 mod idle;
 mod moving;
 
@@ -25,7 +26,7 @@ use super::handshake::{Identity, Link};
 use super::stream::Stream;
 use super::upstream::Address;
 use super::{LAST_ARRIVALS, Relay, cancel, handshake, refuse};
-use crate::change::{Enqueued, Intended, Recording, Returned, SessionFacts, Stays};
+use crate::change::{Enqueued, Intended, Noted, Recording, Returned, SessionFacts, Stays};
 use crate::policy::lint::Findings;
 use crate::session::{Activity, Effects, Env, Limits, Next, Session};
 use crate::state::{Client, ClientState, Full};
@@ -55,6 +56,8 @@ enum End {
     IdleTimeout(Idle),
     /// Logged in where there are as many as there may be.
     TooMany(Full),
+    /// Its branch was copied meanwhile, and the server does not let it in again; the reason is in [`Drive::shut_out`].
+    ShutOut,
     /// The client or the server broke the protocol.
     Protocol(Side),
 }
@@ -68,11 +71,11 @@ enum Wait {
     /// Whether the change requests of the statements at the front are written.
     Requests {
         answer: Pin<Box<dyn Future<Output = Enqueued> + Send>>,
-        /// Its key, and how long its client waits for the decision.
-        waits: Option<(Uuid, Duration)>,
+        /// The key it is released to, if any, and how long its client waits for the decision.
+        waits: Option<(Option<Uuid>, Duration)>,
     },
     /// Whether the statement at the front was approved.
-    Decision { number: i64, answer: Pin<Box<dyn Future<Output = Enqueued> + Send>> },
+    Decision { noted: Noted, answer: Pin<Box<dyn Future<Output = Enqueued> + Send>> },
     /// What the statement at the front comes to on another branch.
     Errand {
         answer: Pin<Box<dyn Future<Output = Returned> + Send>>,
@@ -85,6 +88,8 @@ enum Wait {
         /// It has come, and waits for the end of a message on its way to the client.
         place: Option<Box<Result<moving::Place, Stays>>>,
     },
+    /// A copy of its branch, which is made while nobody is on it.
+    Hold(Box<hold::Hold>),
     /// What is dangerous about the statements at the front.
     Check(Pin<Box<dyn Future<Output = Findings> + Send>>),
     /// The server's answers to what came before the statement at the front.
@@ -126,6 +131,8 @@ struct Drive<'a> {
     full: Option<Full>,
     /// `PAUSE` holds bytes of the client that nobody has judged yet.
     unheard: bool,
+    /// Why the server does not let the session in again.
+    shut_out: String,
     /// The client sent what is no message: nothing more is read from it, and it is told so after the answers to what
     /// came before.
     broken: bool,
@@ -176,6 +183,7 @@ pub(super) async fn run(relay: &Arc<Relay>, link: Link, deadline: Instant) {
         counted: false,
         full: None,
         unheard: false,
+        shut_out: String::new(),
         broken: false,
     };
     drop(config);
@@ -198,14 +206,15 @@ impl Drive<'_> {
             return Err(End::LoginTimeout);
         }
         loop {
-            let mut moved = self.poll_wait(cx)?;
+            let mut moved = self.heed_hold();
+            moved |= self.poll_wait(cx)?;
             moved |= self.hear_at_last()?;
             moved |= self.read_client(cx)?;
             moved |= self.write_server(cx);
             moved |= self.poll_settling(cx);
             moved |= self.read_server(cx)?;
             moved |= self.write_client(cx)?;
-            if !self.server.reads && self.down.is_empty() && !self.client.holds_back() {
+            if !self.server.reads && self.down.is_empty() && !self.client.holds_back() && !self.is_away() {
                 let lost = !self.session.is_explained() && self.client.reads;
                 return Err(match (self.broken, lost) {
                     (true, _) => End::Protocol(Side::Client),
@@ -246,6 +255,7 @@ impl Drive<'_> {
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         match &mut self.wait {
             None => return Ok(false),
+            Some(Wait::Hold(_)) => return self.poll_hold(cx),
             Some(Wait::Recorder(answer)) => match answer.as_mut().poll(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(answer) => self.session.recorder_answered(answer),
@@ -261,18 +271,20 @@ impl Drive<'_> {
             Some(Wait::Requests { answer, waits }) => match answer.as_mut().poll(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(answer) => match (&answer, *waits) {
-                    (Enqueued::Waiting(numbers), Some((run, wait))) => {
-                        let number = numbers.first().copied().unwrap_or_default();
-                        self.wait = Some(self.await_decision(number, run, wait));
+                    (Enqueued::Noted(all), Some((run, wait)))
+                        if let [noted] = all.as_slice()
+                            && noted.approved_by.is_none() =>
+                    {
+                        self.wait = Some(self.await_decision(noted.clone(), run, wait));
                         return Ok(true);
                     }
                     _ => self.session.requests_answered(answer),
                 },
             },
             Some(Wait::Decision { .. }) => {
-                let Some(Wait::Decision { number, mut answer }) = self.wait.take() else { return Ok(false) };
-                let Some(decided) = self.poll_decision(number, &mut answer, cx) else {
-                    self.wait = Some(Wait::Decision { number, answer });
+                let Some(Wait::Decision { noted, mut answer }) = self.wait.take() else { return Ok(false) };
+                let Some(decided) = self.poll_decision(&noted, &mut answer, cx) else {
+                    self.wait = Some(Wait::Decision { noted, answer });
                     return Ok(false);
                 };
                 self.session.requests_answered(decided);
@@ -381,6 +393,7 @@ impl Drive<'_> {
 
     fn note(&mut self, activity: Activity) {
         let state = match activity {
+            _ if matches!(self.wait, Some(Wait::Hold(_))) => ClientState::Held,
             _ if self.wait.is_some() => ClientState::Waiting,
             _ if self.is_held() => ClientState::Paused,
             Activity::Login => ClientState::Login,
@@ -394,7 +407,7 @@ impl Drive<'_> {
     /// Settles what is open, tells the client why, and hangs up.
     async fn finish(mut self, end: End) {
         let shared = &self.relay.shared;
-        let too_many;
+        let (too_many, shut_out);
         let (sqlstate, message) = match end {
             End::Closed => ("", ""),
             End::ServerLost => ("08006", "the PostgreSQL server closed the connection unexpectedly"),
@@ -410,12 +423,16 @@ impl Drive<'_> {
                 too_many = handshake::too_many(full, &self.facts);
                 ("53300", too_many.as_str())
             }
+            End::ShutOut => {
+                shut_out = format!("this session was held while its branch was copied, and is lost: {}", self.shut_out);
+                ("08006", shut_out.as_str())
+            }
             End::Protocol(Side::Client) => ("08P01", "invalid message from the client"),
             End::Protocol(Side::Server | Side::Proxy) => ("08P01", "invalid message from the PostgreSQL server"),
         };
         match end {
             End::Closed => {}
-            End::ServerLost | End::Protocol(Side::Server) => shared.metrics.error(Side::Server),
+            End::ServerLost | End::ShutOut | End::Protocol(Side::Server) => shared.metrics.error(Side::Server),
             End::Protocol(Side::Client) | End::LoginTimeout | End::IdleTimeout(_) | End::TooMany(_) => {
                 shared.metrics.error(Side::Client);
             }
@@ -458,6 +475,7 @@ impl Drive<'_> {
                 | Wait::Decision { .. }
                 | Wait::Errand { .. }
                 | Wait::Move { .. }
+                | Wait::Hold(_)
                 | Wait::Check(_)
                 | Wait::Answers => {}
             }

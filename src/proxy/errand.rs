@@ -57,10 +57,13 @@ pub(super) async fn run(
         rerouted: Some(Box::new(Reroute { from, rule: errand.rule })),
         ..SessionFacts::clone(&facts)
     });
-    let arriving = again::log_in(shared, &identity, &facts, errand.carried);
+    let arriving = async {
+        shared.clients.holds.over(&facts.database).await;
+        again::log_in(shared, &identity, &facts, errand.carried).await
+    };
     let arrival = match tokio::time::timeout_at(deadline.into(), arriving).await {
         Ok(Ok(arrival)) => arrival,
-        Ok(Err(reason)) => return Returned::Never(reason),
+        Ok(Err(not_in)) => return Returned::Never(not_in.reason),
         Err(_) => return Returned::Never("logging in there took too long".to_owned()),
     };
     let (ours, theirs) = match UnixStream::pair() {

@@ -12,18 +12,16 @@ use super::login::{self, Proof, Stop};
 use super::stream::Stream;
 use super::transport::Transport;
 use super::upstream::{self, Address, NoServer};
-use super::{Relay, foreign, refuse};
-use crate::branch::{Carriers, GUARDED, Route, take_branch_option};
+use super::{Relay, foreign, gate, on_demand, refuse};
+use crate::branch::{Carriers, GUARDED, Route, RouteError, take_branch_option};
 use crate::change::{Reroute, SessionFacts};
 use crate::config::{ListenTls, TlsMode};
 use crate::policy::{CANNOT_REROUTE, Who};
 use crate::session::Session;
-use crate::state::{Client, Full, Life, Most, Shared};
+use crate::state::{Client, ClientState, Full, Most, Shared};
 use crate::telemetry::{Connection, Side};
 use crate::wire::error::Text;
 use crate::wire::startup::{self, Bad, First, Startup};
-
-const SHUTTING_DOWN: &str = "terminating connection due to administrator command";
 
 /// A client and its server, ready to be relayed.
 pub(super) struct Link {
@@ -104,8 +102,10 @@ pub(super) async fn run(
         Some(Ok(First::Cancel { pid, secret })) => {
             metrics.connection(Connection::Cancel);
             // A key that is nobody's gets the same answer: none.
+            // Nor has a session that is held anything to cancel: what it is asked then is asked by us.
             if let Some(target) = relay.cancels.find(pid, &secret)
                 && !target.place.cancel_waiting()
+                && target.place.client_state() != ClientState::Held
             {
                 // A server that hangs must not keep us waiting with it.
                 tokio::time::timeout(target.timeout(), Box::pin(target.cancel())).await??;
@@ -174,11 +174,19 @@ async fn log_in(
     };
     let binding = tls.ready.as_ref().and_then(|ready| ready.binding.as_deref());
     let login = login::run(relay, client, binding, &mut start);
-    match tokio::time::timeout_at(deadline.into(), login).await {
-        Ok(Ok(())) => Ok(Ok((place, start))),
-        Ok(Err(Stop::Gone(error))) => Err(error),
-        Ok(Err(Stop::Farewell(farewell))) => Ok(Err(farewell)),
-        Err(_) => Ok(Err(Farewell::login_timeout())),
+    let mut ended = match tokio::time::timeout_at(deadline.into(), login).await {
+        Ok(ended) => ended,
+        Err(_) => Err(Stop::Farewell(Farewell::login_timeout())),
+    };
+    if ended.is_ok()
+        && let Some(branch) = start.makes.take()
+    {
+        ended = Box::pin(on_demand::run(relay, &place, client, &mut start, branch, deadline)).await;
+    }
+    match ended {
+        Ok(()) => Ok(Ok((place, start))),
+        Err(Stop::Gone(error)) => Err(error),
+        Err(Stop::Farewell(farewell)) => Ok(Err(farewell)),
     }
 }
 
@@ -280,7 +288,9 @@ pub(super) struct Start {
     pub greeting: Vec<u8>,
     pub proof: Option<Proof>,
     /// `packet`, which is gone once it is sent.
-    said: Box<[u8]>,
+    pub said: Box<[u8]>,
+    /// The branch to be made, and moved to, once the client has logged in.
+    makes: Option<String>,
 }
 
 impl Start {
@@ -327,15 +337,19 @@ async fn start(
         });
     }
     let carriers = take_carriers(&mut startup, &user)?;
-    let route = shared.branches.load().resolve(&carriers).map_err(|error| Farewell {
-        detail: None,
-        hint: Some(error.hint()),
-        result: Connection::NoBranch,
-        ..Farewell::client(error.sqlstate(), error.to_string())
-    })?;
     let application = startup.parameter("application_name").map(text).unwrap_or_default();
+    let replication = startup.parameter("replication").is_some_and(asks_for_replication);
     let who = Who { branch: None, user: &user, application: &application, client: peer.map(|peer| peer.ip()) };
-    let (route, rerouted) = detour(shared, route, who)?;
+    let (route, rerouted, makes) = match shared.branches.load().resolve(&carriers) {
+        Ok(route) => {
+            let (route, rerouted) = detour(shared, route, who)?;
+            (route, rerouted, None)
+        }
+        Err(error) => match on_demand::wanted(shared, &error, who) {
+            Some((default, makes)) if !replication => (Route::Branch(default), None, Some(makes)),
+            _ => return Err(Farewell::no_route(&error)),
+        },
+    };
     if let Route::Branch(branch) = &route {
         startup.set("database", branch.database.as_bytes());
     }
@@ -362,12 +376,13 @@ async fn start(
         hint: Some("Shorten the options, the application name or other parameters by some 200 bytes.".into()),
         ..Farewell::client("08P01", "the start-up packet leaves no room for the proxy's settings".into())
     })?;
-    shared.clients.quota.has_room(&facts.user, facts.branch.as_deref(), most(shared)).map_err(|full| Farewell {
+    let goes_to = makes.as_deref().or(facts.branch.as_deref());
+    shared.clients.quota.has_room(&facts.user, goes_to, most(shared)).map_err(|full| Farewell {
         result: Connection::TooMany,
         ..Farewell::client("53300", too_many(full, &facts))
     })?;
     place.facts.store(Some(facts.clone()));
-    wait_for_resume(shared, deadline).await?;
+    gate::pass(shared, &place, &facts.database, deadline).await?;
 
     let began = Instant::now();
     let Ok(connected) = tokio::time::timeout_at(deadline.into(), upstream::reach(shared)).await else {
@@ -395,13 +410,14 @@ async fn start(
         Start {
             server,
             application,
-            replication: startup.parameter("replication").is_some_and(asks_for_replication),
+            replication,
             facts,
             address,
             said: packet.clone().into(),
             packet,
             greeting: Vec::new(),
             proof: None,
+            makes,
         },
     ))
 }
@@ -449,26 +465,6 @@ pub(super) fn too_many(full: Full, facts: &SessionFacts) -> String {
     }
 }
 
-/// While clients are held (`PAUSE`), newcomers wait here: the server is not even connected to.
-async fn wait_for_resume(shared: &Shared, deadline: Instant) -> Result<(), Farewell> {
-    if !shared.clients.pause.is_on() {
-        return Ok(());
-    }
-    let mut life = shared.life.subscribe();
-    tokio::select! {
-        biased;
-        () = shared.clients.pause.over() => Ok(()),
-        _ = life.wait_for(|life| *life > Life::Serving) => {
-            Err(Farewell { side: Side::Proxy, ..Farewell::client("57P01", SHUTTING_DOWN.into()) })
-        }
-        () = tokio::time::sleep_until(deadline.into()) => Err(Farewell {
-            detail: Some("PAUSE was said on its control port.".into()),
-            side: Side::Proxy,
-            ..Farewell::client("57P03", "the proxy is paused".into())
-        }),
-    }
-}
-
 /// Takes what names the branch out of the start-up packet. The settings that only the proxy may set are refused.
 fn take_carriers(startup: &mut Startup, user: &str) -> Result<Carriers, Farewell> {
     let forbidden = |name: &str| Farewell::client("42501", format!("permission denied to set parameter \"{name}\""));
@@ -508,12 +504,20 @@ impl Farewell {
         Self { sqlstate, message, detail: None, hint: None, result: Connection::Protocol, side: Side::Client }
     }
 
+    pub(super) fn no_route(error: &RouteError) -> Self {
+        Self {
+            hint: Some(error.hint()),
+            result: Connection::NoBranch,
+            ..Self::client(error.sqlstate(), error.to_string())
+        }
+    }
+
     fn protocol(sqlstate: &'static str, bad: &Bad) -> Self {
         Self::client(sqlstate, bad.to_string())
     }
 
     /// The server's words for its authentication_timeout.
-    fn login_timeout() -> Self {
+    pub(super) fn login_timeout() -> Self {
         Self::client("57014", "canceling authentication due to timeout".into())
     }
 

@@ -48,8 +48,8 @@ mod tests {
     use crate::policy::lint::{About, Lint, LintAction, MAX_TEXT, NOT_LINTED};
 
     async fn rules(text: &str) -> Vec<String> {
-        let lint = Lint { action: LintAction::Warn, exclude: Vec::new(), include: Vec::new(), skip_unchecked: false };
-        let about = vec![About { range: 0..text.len(), tag: "CREATE VIEW", tables: Vec::new() }];
+        let lint = Lint { action: LintAction::Warn, exclude: Vec::new(), include: Vec::new(), exclude_own: Vec::new() };
+        let about = vec![About { range: 0..text.len(), tag: "CREATE VIEW", tables: Vec::new(), is_bounded: true }];
         let text = Some(text.as_bytes().to_vec());
         let check = Check { lint: Arc::new(lint), text, about, version: 18, in_transaction: true };
         run(check).await.all.into_iter().map(|finding| finding.rule).collect()

@@ -19,14 +19,17 @@ use crate::tls::binding;
 use crate::wire::frame::{self, HEADER, cstr};
 
 /// Longer answers to SASL the server takes from nobody.
-const MAX_ANSWER: usize = 1024;
+pub(super) const MAX_ANSWER: usize = 1024;
+
+/// Longer passwords the server takes from nobody.
+pub(super) const MAX_PASSWORD: usize = 65535;
 
 /// The server's own default.
 const DEFAULT_ITERATIONS: u32 = 4096;
 
 pub(super) const SASL: u32 = 10;
-const SASL_CONTINUE: u32 = 11;
-const SASL_FINAL: u32 = 12;
+pub(super) const SASL_CONTINUE: u32 = 11;
+pub(super) const SASL_FINAL: u32 = 12;
 
 /// Why there is no session.
 pub(super) enum Stop {
@@ -127,21 +130,21 @@ async fn ask(client: &mut Stream, secret: Secret, end_point: Option<&[u8]>) -> R
     let names: Vec<_> = auth::mechanisms(end_point.is_some()).iter().map(|name| name.as_bytes()).collect();
     put_mechanisms(&mut out, &names);
     client.write_all(&out).await?;
-    let initial = read_answer(client).await?;
+    let initial = read_answer(client, MAX_ANSWER).await?;
     let (mechanism, rest) = cstr(&initial).ok_or(Bad::Malformed)?;
     let (length, message) = rest.split_first_chunk::<4>().ok_or(Bad::Malformed)?;
     let first = match u32::from_be_bytes(*length) {
         // Without a first message it is asked for one.
         u32::MAX => {
             put_request(client, SASL_CONTINUE, b"").await?;
-            read_answer(client).await?
+            read_answer(client, MAX_ANSWER).await?
         }
         n if n as usize == message.len() => message.to_vec(),
         _ => return Err(Bad::Malformed.into()),
     };
     let (server_first, question) = auth::ask(secret, mechanism, &first, end_point, &nonce()?)?;
     put_request(client, SASL_CONTINUE, &server_first).await?;
-    let last = read_answer(client).await?;
+    let last = read_answer(client, MAX_ANSWER).await?;
     Ok(question.check(&last)?)
 }
 
@@ -301,8 +304,18 @@ async fn put_request(client: &mut Stream, code: u32, message: &[u8]) -> io::Resu
     client.flush().await
 }
 
+/// What the client answers to a question of the server that was passed on.
+pub(super) async fn answer(
+    relay: &Relay,
+    client: &mut Stream,
+    facts: &SessionFacts,
+    longest: usize,
+) -> Result<Vec<u8>, Stop> {
+    read_answer(client, longest).await.map_err(|refused| counted(relay, facts, refused))
+}
+
 /// The body of the client's next message, which has to be an answer.
-async fn read_answer(client: &mut Stream) -> Result<Vec<u8>, Refused> {
+async fn read_answer(client: &mut Stream, longest: usize) -> Result<Vec<u8>, Refused> {
     client.flush().await?;
     let mut head = [0; HEADER];
     client.read_exact(&mut head).await?;
@@ -311,7 +324,7 @@ async fn read_answer(client: &mut Stream) -> Result<Vec<u8>, Refused> {
     if tag != b'p' {
         return Err(Refused::Unexpected(tag));
     }
-    if !(4..=MAX_ANSWER + 4).contains(&length) {
+    if !(4..=longest + 4).contains(&length) {
         return Err(Bad::Malformed.into());
     }
     let mut body = vec![0; length - 4];

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::TcpLimits;
@@ -35,11 +35,32 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {
 impl Transport {
     /// Whether the peer has sent bytes that nobody has read.
     pub fn has_unread(&self) -> bool {
+        matches!(self.peek(), Ok(n) if n > 0)
+    }
+
+    /// Ready when the peer has hung up; not while there is something from it that nobody has read.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.poll_readable(cx).is_ready() {
+            let peeked = match self {
+                Self::Tcp(stream) => stream.try_io(Interest::READABLE, || self.peek()),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, || self.peek()),
+            };
+            match peeked {
+                Ok(n) if n > 0 => return Poll::Pending,
+                // It was ready for what has been read since.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn peek(&self) -> io::Result<usize> {
         let socket = match self {
             Self::Tcp(stream) => SockRef::from(stream),
             Self::Unix(stream) => SockRef::from(stream),
         };
-        matches!(socket.peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
+        socket.peek(&mut [MaybeUninit::uninit()])
     }
 
     /// Small messages leave at once, and a peer that vanished without a word is noticed: within the kernel's keepalive

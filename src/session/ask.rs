@@ -1,6 +1,6 @@
 //! What functions of the schema pggit ask of the proxy, in a message to the client that the client never sees.
 //!
-//! `pggit.create_branch()` runs in its caller's transaction, of which nobody else sees anything before its end. A message of the severity
+//! `pggit.create_branch()` and `pggit.diff()` run in their caller's transaction, of which nobody else sees anything before its end. A message of the severity
 //! INFO goes to the client at once, whatever its settings are, and so comes by here. It is signed with the database's key, as
 //! companions are: anybody can raise such a message, and only a function of ours can sign it. The answer is a row that the
 //! function waits for.
@@ -51,6 +51,12 @@ pub enum Wanted {
         name: String,
         /// What it is made from; `None`: from the session's branch.
         parent: Option<String>,
+    },
+    /// What `pggit.diff(from, to)` needs to know of another branch.
+    #[serde(rename = "facts")]
+    Facts {
+        /// Which.
+        branch: String,
     },
 }
 

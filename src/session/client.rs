@@ -9,12 +9,12 @@ use super::ledger::{Kind, Script, Watched};
 use super::lint::{Linted, Lints};
 use super::moving::{self, Moves};
 use super::prepared::{Prepared, Text};
-use super::queue::{self, Held, Kept};
+use super::queue::{self, Held, Kept, Released};
 use super::reroute::{Send, Sent, Shape};
 use super::transaction::{Part, Step};
 use super::{Batch, Effects, Env, Next, Rest, Session};
 use crate::change::{Means, Told};
-use crate::policy::lint::LintAction;
+use crate::policy::lint::{Lint, LintAction};
 use crate::policy::{Interest, Refusal, Rerouted, Verdict};
 use crate::sql::{Class, Classified, Classifier, Statement, unread};
 use crate::wire::frame::{self, BadLength, HEADER, Head, cstr};
@@ -66,7 +66,11 @@ pub(super) fn judge(
         let frame = Frame { head, body, behind, env };
         let judged = session.frame(&frame, classifier, fx);
         match &judged {
-            Judged::Pass | Judged::Replace { .. } => session.passed(head.tag),
+            Judged::Pass | Judged::Replace { .. } => {
+                session.passed(head.tag);
+                // Only a refused Parse gives way to another one.
+                session.unnamed.passed(head.tag, bytes, head.total, matches!(judged, Judged::Replace { .. }));
+            }
             Judged::Wait | Judged::Ask | Judged::Settle(_) => {}
         }
         match judged {
@@ -197,6 +201,9 @@ impl Session {
             Lints::Ask => return Judged::Ask,
             Lints::Settle(flush) => return Judged::Settle(flush),
         }
+        // What stands in an open batch must stay one statement: PostgreSQL 18 goes on with the batch behind it, but not behind
+        // several. And a malformed message is the server's to reject.
+        let takes_calls = self.batch == Batch::Closed && frame.body.len() == text.len() + 1;
         let mut steps = VecDeque::new();
         let mut edits = Edits::default();
         // Most texts hold nothing that matters: only the first statement that does makes a place for those before it.
@@ -225,11 +232,8 @@ impl Session {
                     if steps.is_empty() {
                         steps.extend((0..plain).map(|_| Step::default()));
                     }
-                    // What stands in an open batch must stay one statement: PostgreSQL 18 goes on with the batch behind it, but
-                    // not behind several. And a malformed message is the server's to reject.
-                    let fits = self.batch == Batch::Closed && frame.body.len() == text.len() + 1;
                     let companions =
-                        if fits { self.companions(statement, means, &step, text, frame.env) } else { None };
+                        if takes_calls { self.companions(statement, means, &step, text, frame.env) } else { None };
                     let Some(companions) = companions else {
                         steps.push_back(step);
                         continue;
@@ -258,7 +262,7 @@ impl Session {
                             let (is_utf8, max) = (self.is_utf8, frame.env.limits.max_logged_sql);
                             let mut kept = statements.iter().enumerate().skip(at).map(|(at, statement)| {
                                 let sql = text.get(statement.range.clone()).unwrap_or_default();
-                                Kept { statement, sql: queue::exact(sql, is_utf8, max), is_first: at == 0 }
+                                Kept { statement, sql: queue::exact(sql, is_utf8, max), is_first: at == 0, takes_calls }
                             });
                             let Some(first) = kept.next() else { return Judged::Pass };
                             match self.hold(&queued, &first, kept, frame.env, fx) {
@@ -380,7 +384,8 @@ impl Session {
         let id = step.fact.as_ref()?.id;
         let care = self.facts.branch.as_deref().and_then(|branch| env.policy.care.get(branch));
         let wait = care.and_then(|care| care.lock_timeout);
-        if self.replication { None } else { Companions::of(statement, &means?, &self.facts, id, text, wait) }
+        let request = self.queue.released(statement).and_then(Released::noted);
+        if self.replication { None } else { Companions::of(statement, &means?, &self.facts, id, text, wait, request) }
     }
 
     fn parse(&mut self, frame: &Frame<'_>, classifier: &mut Classifier, fx: &mut Effects) -> Judged {
@@ -454,6 +459,7 @@ impl Session {
         // To know of settings that it never sets does no harm.
         self.customs.note(statement.tag, text);
         let matters = is_logged(statement)
+            || Lint::is_about(statement)
             || !statement.transactional
             || statement.control.is_some()
             || statement.setting.is_some()
@@ -583,7 +589,9 @@ impl Session {
                 },
                 Err(No::Queue(queued)) => {
                     let sql = known.exact.then_some(known.sql.as_str());
-                    let kept = Kept { statement: &known.statement, sql, is_first: false };
+                    // By itself it could commit in the middle.
+                    let is_atomic = self.transaction.status == b'T' || !matches!(known.statement.tag, "DO" | "CALL");
+                    let kept = Kept { statement: &known.statement, sql, is_first: false, takes_calls: is_atomic };
                     match self.hold(&queued, &kept, std::iter::empty(), frame.env, fx) {
                         Held::Ask => return Judged::Ask,
                         Held::Again => return self.execute(frame, fx),

@@ -1,6 +1,6 @@
 //! Companions: calls of `pggit.companion` that travel with a client's statement, in its transaction, and record what no
 //! event trigger reports. The client sees nothing of them. They also bound how long a schema change waits for locks, where its
-//! branch says so.
+//! branch says so, and note that a statement is a change request that was approved.
 //!
 //! In a Query they stand in the text: one behind the statement and, where it may drop something, one before it, which
 //! notes what is there. In the extended protocol they are messages behind the client's Execute (or around it), within the
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::change::{Capture, Key, Means, SessionFacts};
+use crate::change::{Capture, Key, Means, Noted, SessionFacts};
 use crate::sql::{Class, Statement};
 use crate::wire::error;
 use crate::wire::frame::{self, HEADER};
@@ -36,7 +36,7 @@ pub(super) struct Call {
 
 impl Companions {
     /// Those that the statement needs; `id` is its key in `pggit.statements`, `text` the Query that they will stand in, `wait` how
-    /// long it may wait for locks if its session does not say.
+    /// long it may wait for locks if its session does not say, `request` the approved change request that it is.
     pub fn of(
         statement: &Statement,
         means: &Means,
@@ -44,8 +44,9 @@ impl Companions {
         id: Uuid,
         text: &[u8],
         wait: Option<Duration>,
+        request: Option<&Noted>,
     ) -> Option<Self> {
-        if !statement.parsed || !statement.transactional || statement.temporary {
+        if !takes_calls(statement) {
             return None;
         }
         let records = match means.capture {
@@ -53,13 +54,16 @@ impl Companions {
             Capture::Inject => matches!(statement.class, Class::Ddl | Class::Role) || statement.is_untriggered(),
         };
         let wait = wait.filter(|_| statement.class == Class::Ddl);
-        if !records && wait.is_none() {
+        if !records && wait.is_none() && request.is_none() {
             return None;
         }
-        let notes = means.capture == Capture::Inject && statement.may_drop();
-        let task = Task { records, notes, wait };
+        let notes = match means.capture {
+            Capture::Trigger => statement.is_untriggered() && statement.action == Some("drop"),
+            Capture::Inject => statement.may_drop() || statement.action == Some("drop"),
+        };
+        let task = Task { records, notes, wait, request };
         let call = |phase, told| Call::new(phase, &task, statement, means, session, id, told);
-        let before = notes || wait.is_some();
+        let before = notes || wait.is_some() || request.is_some();
         Some(Self {
             before: before.then(|| call("before", None)),
             after: call("after", told(text).filter(|_| records)),
@@ -67,19 +71,26 @@ impl Companions {
     }
 }
 
+/// Whether calls may stand around a statement at all: they need its transaction.
+pub(super) fn takes_calls(statement: &Statement) -> bool {
+    statement.parsed && statement.transactional && !statement.temporary
+}
+
 /// What the calls of one statement are for.
-struct Task {
+struct Task<'a> {
     records: bool,
-    /// Notes what may be dropped.
+    /// Notes what is there, and may be dropped.
     notes: bool,
     /// Bounds how long it waits for locks.
     wait: Option<Duration>,
+    /// Notes that it is this change request.
+    request: Option<&'a Noted>,
 }
 
 impl Call {
     fn new(
         phase: &str,
-        task: &Task,
+        task: &Task<'_>,
         statement: &Statement,
         means: &Means,
         session: &SessionFacts,
@@ -96,12 +107,19 @@ impl Call {
             "action": statement.action,
             "type": statement.object_type,
             "objects": objects,
+            "renamed_to": statement.renamed_to,
             "query": told,
         });
-        if let Some(wait) = task.wait {
+        if task.wait.is_some() || task.request.is_some() {
             payload["records"] = task.records.into();
             payload["notes"] = task.notes.into();
+        }
+        if let Some(wait) = task.wait {
             payload["lock_timeout"] = format!("{}ms", wait.as_millis()).into();
+        }
+        if let Some(request) = task.request {
+            payload["request"] = request.id.to_string().into();
+            payload["message"] = request.message().into();
         }
         let payload = in_ascii(&payload.to_string());
         let signature = sign(&means.key, payload.as_bytes());
@@ -156,7 +174,7 @@ pub fn recording_calls(
     session: &SessionFacts,
     id: Uuid,
 ) -> Option<(Option<String>, Option<String>)> {
-    let calls = Companions::of(statement, means, session, id, b"", None)?;
+    let calls = Companions::of(statement, means, session, id, b"", None, None)?;
     Some((calls.before.map(|call| call.statement()), Some(calls.after.statement())))
 }
 

@@ -4,6 +4,7 @@
 use uuid::Uuid;
 
 use super::judge::{No, Ruling, logged_sql, unrecordable};
+use super::queue::Released;
 use super::{Effects, Env, Session};
 use crate::change::{Intended, Intent, Told};
 use crate::sql::{Class, Statement};
@@ -97,7 +98,7 @@ impl Session {
 
     fn intent_of(&self, statement: &Statement, sql: &[u8], env: &Env<'_>) -> Intent {
         Intent {
-            id: self.queue.released(statement).map_or_else(env.new_id, |(_, id)| id),
+            id: self.queue.released(statement).and_then(Released::key).unwrap_or_else(env.new_id),
             session: self.facts.clone(),
             tag: statement.tag,
             class: statement.class,

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::guard;
 use super::lint::Said;
+use super::queue::Released;
 use super::refusal::Refused;
 use super::transaction::{Part, Step};
 use super::{Effects, Env, Session};
@@ -62,13 +63,14 @@ impl Session {
         if let Some(refusal) = guard::refuses(statement, sql) {
             return Err(refusal.into());
         }
+        let released = self.queue.released(statement);
         let rule = match env.policy.judge(&self.who(), statement) {
             Verdict::Refuse(refusal) => return Err(refusal.into()),
             Verdict::Queue(queued) if self.on_errand => {
                 return Err(queued.impossible("a rule has sent it here from another branch").into());
             }
-            Verdict::Queue(queued) => match self.queue.released(statement) {
-                Some((rule, _)) => Some(rule.to_owned()),
+            Verdict::Queue(queued) => match released {
+                Some(released) => Some(released.rule.clone()),
                 None => return Err(No::Queue(Box::new(queued))),
             },
             Verdict::Reroute(rerouted) if self.on_errand => {
@@ -78,13 +80,21 @@ impl Session {
             Verdict::Allow(rule) => match self.lint.says(statement) {
                 None => rule,
                 Some(Said::Refuse(refusal)) => return Err(refusal.clone().into()),
-                Some(Said::Queue(queued)) => return Err(No::Queue(queued.clone())),
+                Some(Said::Queue(queued)) => match released {
+                    Some(released) => Some(released.rule.clone()),
+                    None => return Err(No::Queue(queued.clone())),
+                },
             },
         };
-        if !is_logged(statement) || statement.temporary || self.transaction.status == b'E' {
+        let noted = released.and_then(Released::noted);
+        if noted.is_none() && (!is_logged(statement) || statement.temporary || self.transaction.status == b'E') {
             return Ok(Some(Ruling { rule, means: None }));
         }
         match self.answer.unwrap_or_else(|| (env.recording)()) {
+            Recording::NotRequired if noted.is_some() => {
+                let because = "whose change request it is cannot be noted with it".to_owned();
+                Err(unrecordable(statement, because).into())
+            }
             Recording::NotRequired => Ok(Some(Ruling { rule, means: None })),
             Recording::Ready(means) => Ok(Some(Ruling { rule, means: Some(means) })),
             Recording::Broken if self.answer.is_none() => Ok(None),
@@ -115,7 +125,9 @@ impl Session {
         fx: &mut Effects,
     ) -> Refused {
         self.answer = None;
-        let released = self.queue.released(statement).map(|(_, id)| id);
+        let released = self.queue.released(statement);
+        let run = released.and_then(Released::run);
+        let key = request.or(released.and_then(Released::key));
         let (verdict, outcome) = if released.is_some() {
             // It was approved, and something else says no.
             (VerdictKind::Queue, Outcome::Refused)
@@ -127,9 +139,10 @@ impl Session {
             (VerdictKind::Refuse, Outcome::Refused)
         };
         let mut fact = self.fact(&Ruled { statement, sql, rule: refusal.rule.clone() }, env);
-        if let Some(id) = request.or(released) {
+        if let Some(id) = key {
             fact.id = id;
         }
+        fact.request = run;
         fact.verdict = verdict;
         fact.outcome = outcome;
         fact.duration = std::time::Duration::ZERO;
@@ -142,13 +155,14 @@ impl Session {
 
     pub(super) fn step(&mut self, ruled: &Ruled<'_>, env: &Env<'_>) -> Step {
         let intent = self.intent.take_written();
-        let released = self.queue.released(ruled.statement).map(|(rule, id)| (rule.to_owned(), id));
+        let released = self.queue.released(ruled.statement);
         let logged = released.is_some() || is_logged(ruled.statement);
         let mut fact = logged.then(|| Box::new(self.fact(ruled, env)));
-        if let (Some(fact), Some((rule, id))) = (&mut fact, released) {
-            fact.id = id;
-            fact.rule = Some(rule);
+        if let (Some(fact), Some(released)) = (&mut fact, released) {
+            fact.id = released.key().unwrap_or(fact.id);
+            fact.rule = Some(released.rule.clone());
             fact.verdict = VerdictKind::Queue;
+            fact.request = released.run();
         }
         if let (Some(fact), Some(id)) = (&mut fact, intent) {
             fact.id = id;
@@ -171,6 +185,7 @@ impl Session {
             error: None,
             application_name: self.application.clone(),
             rerouted_to: None,
+            request: None,
             started_at: (env.wall)(),
             duration: env.now.saturating_duration_since(self.origin),
         }

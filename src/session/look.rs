@@ -4,8 +4,10 @@
 //! In the extended protocol, under names of its own: a Query would take the client's unnamed statement away. Within a Sync of
 //! ours; in the client's open batch with a Flush.
 
+use std::time::Instant;
+
 use super::ledger::Kind;
-use super::{Effects, Env, Session, lint};
+use super::{Effects, Env, Session, hold, lint};
 use crate::change::Carried;
 use crate::policy::Refusal;
 use crate::policy::lint::LOOK as TABLES;
@@ -29,11 +31,9 @@ const SETTINGS: &str = "SELECT s.name, s.setting, 'set' FROM pg_catalog.pg_setti
      UNION ALL SELECT 'session_authorization', SESSION_USER::pg_catalog.text, 'session user' \
      UNION ALL SELECT 'role', pg_catalog.current_setting('role'), 'role'";
 
-/// What would be lost by moving elsewhere.
-const TIES: &str = "UNION ALL SELECT 'the prepared statement \"' OPERATOR(pg_catalog.||) p.name OPERATOR(pg_catalog.||) '\"', '', 'tie' \
-     FROM pg_catalog.pg_prepared_statements p WHERE NOT pg_catalog.starts_with(p.name, 'pggit:look:') \
-     UNION ALL SELECT 'the cursor \"' OPERATOR(pg_catalog.||) c.name OPERATOR(pg_catalog.||) '\"', '', 'tie' \
-     FROM pg_catalog.pg_cursors c WHERE NOT pg_catalog.starts_with(c.name, 'pggit:look:') \
+/// What would be lost on any other connection.
+const TIES: &str = "UNION ALL SELECT 'the cursor \"' OPERATOR(pg_catalog.||) c.name OPERATOR(pg_catalog.||) '\"', '', 'tie' \
+     FROM pg_catalog.pg_cursors c WHERE NOT pg_catalog.starts_with(c.name, 'pggit:') \
      UNION ALL SELECT 'LISTEN \"' OPERATOR(pg_catalog.||) l.l OPERATOR(pg_catalog.||) '\"', '', 'tie' \
      FROM pg_catalog.pg_listening_channels() l(l) \
      UNION ALL SELECT 'the temporary relation \"' OPERATOR(pg_catalog.||) r.relname::pg_catalog.text OPERATOR(pg_catalog.||) '\"', '', 'tie' \
@@ -42,6 +42,10 @@ const TIES: &str = "UNION ALL SELECT 'the prepared statement \"' OPERATOR(pg_cat
      FROM pg_catalog.pg_proc f WHERE f.pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
      UNION ALL SELECT 'an advisory lock', '', 'tie' FROM pg_catalog.pg_locks a \
      WHERE a.locktype OPERATOR(pg_catalog.=) 'advisory' AND a.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
+
+/// What would be lost on another branch, besides.
+const STATEMENTS: &str = "UNION ALL SELECT 'the prepared statement \"' OPERATOR(pg_catalog.||) p.name OPERATOR(pg_catalog.||) '\"', '', 'tie' \
+     FROM pg_catalog.pg_prepared_statements p WHERE NOT pg_catalog.starts_with(p.name, 'pggit:')";
 
 /// What may well happen to any query: cancelled or too slow, no lock in time, nothing of it allowed, out of memory.
 const EXPECTED: [&str; 4] = ["57014", "55P03", "42501", "53200"];
@@ -71,6 +75,10 @@ pub(super) struct Found {
     pub carried: Carried,
     /// The first thing that would be lost.
     pub tie: Option<String>,
+    /// Parameters as the client knows them.
+    pub told: Carried,
+    /// Parse of each named statement.
+    pub statements: Vec<Vec<u8>>,
     size: usize,
 }
 
@@ -79,8 +87,10 @@ pub(super) struct Found {
 pub(super) enum At<'a> {
     /// Settings.
     Settings,
-    /// Settings, and what cannot move.
+    /// Settings, and what cannot move to another branch.
     Everything,
+    /// All that another connection on the same branch needs, and what it cannot be given.
+    Belongings,
     /// These tables, in an array.
     Tables(&'a str),
 }
@@ -118,9 +128,14 @@ impl Look {
 impl Session {
     /// The messages of a look; what is owed for them is noted. `Session::looked` gives the answer, once they are answered.
     pub(super) fn look(&mut self, at: At<'_>, env: &Env<'_>) -> Vec<u8> {
+        self.look_at(at, env.now)
+    }
+
+    /// As [`Session::look`], at this time.
+    pub(super) fn look_at(&mut self, at: At<'_>, now: Instant) -> Vec<u8> {
         let in_batch = self.begun;
         let names = match at {
-            At::Settings | At::Everything => self.customs.array(),
+            At::Settings | At::Everything | At::Belongings => self.customs.array(),
             At::Tables(names) => names.to_owned(),
         };
         self.calls = self.calls.wrapping_add(1);
@@ -131,7 +146,8 @@ impl Session {
             body.extend_from_slice(name);
             let queries: &[&str] = match at {
                 At::Settings => &[SETTINGS],
-                At::Everything => &[SETTINGS, " ", TIES],
+                At::Everything => &[SETTINGS, " ", TIES, " ", STATEMENTS],
+                At::Belongings => &[SETTINGS, " ", TIES, " ", hold::OWN],
                 At::Tables(_) => &[TABLES],
             };
             queries.iter().for_each(|query| body.extend_from_slice(query.as_bytes()));
@@ -156,7 +172,7 @@ impl Session {
             });
         }
         frame::put(&mut out, if in_batch { b'H' } else { b'S' }, |_| {});
-        let at = self.micros(env.now);
+        let at = self.micros(now);
         for _ in 0..5 {
             self.ledger.push(Kind::Hidden, Class::Other, at, None);
         }
@@ -235,6 +251,10 @@ impl Found {
                 self.tie.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
             }
             b"role" if value == b"none" => {}
+            b"statement" => {
+                self.statements.push(hold::parse(name, value).ok_or("a prepared statement cannot be read")?)
+            }
+            b"told" => self.told.push((name.to_vec(), value.to_vec())),
             _ => self.carried.push((name.to_vec(), value.to_vec())),
         }
         Ok(())

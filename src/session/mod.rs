@@ -3,7 +3,7 @@
 //! The driver reads into a [`Pipe`], calls [`Session::from_client`] or [`Session::from_server`], and writes what they
 //! let pass. In between, statements are classified ([`client`]) and judged ([`judge`]), the answers that the server owes are
 //! kept in a ledger ([`ledger`]), schema changes checked ([`lint`]), refused statements are replaced ([`refusal`]), others wait for approval ([`queue`]), go
-//! elsewhere ([`reroute`]) or move the whole session ([`moving`]), and outcomes become known ([`server`],
+//! elsewhere ([`reroute`]) or move the whole session ([`moving`]); a session may change its server process ([`hold`]). Outcomes become known ([`server`],
 //! [`transaction`]). What the server's triggers cannot record, calls of ours do ([`companion`]). Functions that a client
 //! calls may ask for something ([`ask`]). Rows and COPY data are never looked into and never held whole.
 
@@ -11,6 +11,7 @@ mod ask;
 mod client;
 mod companion;
 mod guard;
+mod hold;
 mod intent;
 mod judge;
 mod ledger;
@@ -23,6 +24,7 @@ mod refusal;
 mod reroute;
 mod server;
 mod transaction;
+mod unnamed;
 mod unrecorded;
 
 use std::sync::Arc;
@@ -71,6 +73,7 @@ pub struct Session {
     replication: bool,
     ledger: Ledger,
     statements: Names,
+    unnamed: unnamed::Unnamed,
     portals: Names,
     transaction: Transaction,
     /// The rest of a frame from the client whose head is judged.
@@ -256,6 +259,7 @@ impl Session {
             replication,
             ledger,
             statements: Names::default(),
+            unnamed: unnamed::Unnamed::default(),
             portals: Names::default(),
             transaction: Transaction::default(),
             client_rest: Rest::Pass(0),

@@ -3,13 +3,17 @@
 //!
 //! A request is made only for what the server would run now: what was sent before is answered first (with a Flush of ours,
 //! which is owed nothing), so that a statement that the server skips after an error makes none.
+//!
+//! Where the requests are there already, and approved, the statements go on: with a call that notes in their own transaction
+//! whose requests they are ([`super::companion`]).
 
 use uuid::Uuid;
 
+use super::companion::takes_calls;
 use super::judge::unrecordable;
 use super::lint::Said;
 use super::{Batch, Effects, Env, Session};
-use crate::change::{ChangeRequest, Enqueued};
+use crate::change::{ChangeRequest, Enqueued, Noted, Recording, Run};
 use crate::policy::{Queued, Refusal, Verdict};
 use crate::sql::Statement;
 use crate::wire::frame;
@@ -49,23 +53,76 @@ pub(super) enum Front {
     None,
     /// What was sent before it has to be answered first.
     Settling,
-    /// The requests are on their way to the recorder; the first one's key.
-    Asked(Uuid),
-    Answered(Uuid, Enqueued),
-    /// It was approved while its client waited, and may pass; with its place in the text.
-    Released {
-        id: Uuid,
-        at: usize,
-        rule: String,
-    },
+    /// The requests are on their way to the recorder.
+    Asked(Question),
+    Answered(Question, Enqueued),
+    /// These statements were approved, and may pass.
+    Released(Vec<Released>),
+}
+
+/// The statements of one message that rules queue.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// The key of the first one's request.
+    id: Uuid,
+    statements: Vec<Asked>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    /// Its place in the text.
+    at: usize,
+    queued: Queued,
+    /// See [`ChangeRequest::runs_here`].
+    runs_here: bool,
+}
+
+/// A statement that was approved.
+#[derive(Debug)]
+pub(super) struct Released {
+    /// Its place in the text.
+    at: usize,
+    pub rule: String,
+    how: How,
+}
+
+#[derive(Debug)]
+enum How {
+    /// The request says that it is the statement with this key in the log, and nobody else runs it.
+    Alone(Uuid),
+    /// The statement's transaction says that it is this request.
+    Noted(Noted),
+}
+
+impl Released {
+    /// The key for the statement's row in the log, where the request names it.
+    pub fn key(&self) -> Option<Uuid> {
+        match self.how {
+            How::Alone(key) => Some(key),
+            How::Noted(_) => None,
+        }
+    }
+
+    /// The request that the statement's transaction has to name.
+    pub fn noted(&self) -> Option<&Noted> {
+        match &self.how {
+            How::Alone(_) => None,
+            How::Noted(noted) => Some(noted),
+        }
+    }
+
+    /// The same, for the statement's row in the log.
+    pub fn run(&self) -> Option<Run> {
+        self.noted().map(|noted| Run { request: noted.id, moved: noted.moved })
+    }
 }
 
 impl Front {
-    /// The rule's name and the key for the statement's row in the log, where it is this one that was approved.
-    pub fn released(&self, statement: &Statement) -> Option<(&str, Uuid)> {
+    /// What is known of the statement, where it is one that was approved.
+    pub fn released(&self, statement: &Statement) -> Option<&Released> {
         match self {
-            Self::Released { id, at, rule } if *at == statement.range.start => Some((rule, *id)),
-            Self::Released { .. } | Self::None | Self::Settling | Self::Asked(_) | Self::Answered(..) => None,
+            Self::Released(all) => all.iter().find(|released| released.at == statement.range.start),
+            Self::None | Self::Settling | Self::Asked(_) | Self::Answered(..) => None,
         }
     }
 
@@ -98,6 +155,8 @@ pub(super) struct Kept<'a> {
     pub sql: Option<&'a str>,
     /// The first one of a Query.
     pub is_first: bool,
+    /// Calls of ours can stand around it, in one transaction with it.
+    pub takes_calls: bool,
 }
 
 impl Session {
@@ -111,23 +170,8 @@ impl Session {
         fx: &mut Effects,
     ) -> Held {
         match std::mem::take(&mut self.queue) {
-            Front::Answered(id, Enqueued::Waiting(numbers)) => {
-                return Held::Refuse(queued.refusal(&numbers), Some(id));
-            }
-            Front::Answered(id, Enqueued::Released) => {
-                self.queue = Front::Released { id, at: kept.statement.range.start, rule: queued.rule.clone() };
-                return Held::Again;
-            }
-            Front::Answered(id, Enqueued::Closed(number, why)) => {
-                return Held::Refuse(queued.closed(number, &why), Some(id));
-            }
-            Front::Answered(id, Enqueued::Cancelled(number)) => {
-                return Held::Refuse(queued.cancelled(number), Some(id));
-            }
-            Front::Answered(_, Enqueued::Failed(reason)) => {
-                return Held::Refuse(unrecordable(kept.statement, reason), None);
-            }
-            Front::None | Front::Settling | Front::Asked(_) | Front::Released { .. } => {}
+            Front::Answered(question, answer) => return self.answered(question, answer, queued, kept.statement),
+            Front::None | Front::Settling | Front::Asked(_) | Front::Released(_) => {}
         }
         if self.ledger.ignores_all() {
             return Held::Ignored;
@@ -147,13 +191,12 @@ impl Session {
             // 25P02, and so is everything behind it in the same text.
             return Held::Ignored;
         }
-        let mut requests = Vec::new();
         let first = match self.request(queued, kept, env) {
             Ok(request) => request,
             Err(refusal) => return Held::Refuse(refusal, None),
         };
-        let id = first.id;
-        requests.push(first);
+        let mut question = Question { id: first.id, statements: vec![Asked::new(queued.clone(), kept, &first)] };
+        let mut requests = vec![first];
         for kept in later {
             let queued = match (env.policy.judge(&self.who(), kept.statement), self.lint.says(kept.statement)) {
                 (Verdict::Queue(queued), _) => queued,
@@ -161,22 +204,60 @@ impl Session {
                 _ => continue,
             };
             match self.request(&queued, &kept, env) {
-                Ok(request) => requests.push(request),
+                Ok(request) => {
+                    question.statements.push(Asked::new(queued, &kept, &request));
+                    requests.push(request);
+                }
                 Err(refusal) => return Held::Refuse(refusal, None),
             }
         }
         if let [one] = requests.as_mut_slice() {
             one.wait = queued.queueing.wait;
         }
-        self.queue = Front::Asked(id);
+        self.queue = Front::Asked(question);
         fx.requests = requests;
         Held::Ask
     }
 
+    /// What the recorder's answer means for the first of the statements.
+    fn answered(&mut self, question: Question, answer: Enqueued, queued: &Queued, statement: &Statement) -> Held {
+        let Question { id, statements } = question;
+        let noted = match answer {
+            Enqueued::Noted(noted) => noted,
+            Enqueued::Released => {
+                let (at, rule) = (statement.range.start, queued.rule.clone());
+                self.queue = Front::Released(vec![Released { at, rule, how: How::Alone(id) }]);
+                return Held::Again;
+            }
+            Enqueued::Busy => return Held::Refuse(queued.busy(), Some(id)),
+            Enqueued::Closed(number, why) => return Held::Refuse(queued.closed(number, &why), Some(id)),
+            Enqueued::Cancelled(number) => return Held::Refuse(queued.cancelled(number), Some(id)),
+            Enqueued::Failed(reason) => return Held::Refuse(unrecordable(statement, reason), None),
+        };
+        let all = || statements.iter().zip(&noted);
+        let open: Vec<i64> =
+            noted.iter().filter(|noted| noted.approved_by.is_none()).map(|noted| noted.number).collect();
+        if let Some((asked, _)) = all().find(|(_, noted)| noted.approved_by.is_none()) {
+            let run_again = statements.iter().all(|asked| asked.runs_here) || !statement.transactional;
+            return Held::Refuse(asked.queued.refusal(&open, run_again), Some(id));
+        }
+        if let Some((asked, noted)) = all().find(|(asked, _)| !asked.runs_here) {
+            return Held::Refuse(asked.queued.only_applied(noted.number), Some(id));
+        }
+        let released = statements.into_iter().zip(noted).map(|(asked, noted)| Released {
+            at: asked.at,
+            rule: asked.queued.rule,
+            how: How::Noted(noted),
+        });
+        self.queue = Front::Released(released.collect());
+        Held::Again
+    }
+
     /// The recorder's answer to [`Effects::requests`].
     pub fn requests_answered(&mut self, answer: Enqueued) {
-        if let Front::Asked(id) = self.queue {
-            self.queue = Front::Answered(id, answer);
+        match std::mem::take(&mut self.queue) {
+            Front::Asked(question) => self.queue = Front::Answered(question, answer),
+            other => self.queue = other,
         }
     }
 
@@ -216,9 +297,23 @@ impl Session {
             sql: sql.to_owned(),
             settings: self.settings.known(),
             application_name: self.application.clone(),
+            findings: queued.findings.clone(),
             expires: queued.queueing.expires,
             wait: None,
+            runs_here: self.runs_here(kept, env),
         })
+    }
+
+    /// Whether a call can note, in the statement's own transaction, that it is an approved request's.
+    fn runs_here(&self, kept: &Kept<'_>, env: &Env<'_>) -> bool {
+        let recording = self.answer.unwrap_or_else(|| (env.recording)());
+        kept.takes_calls && takes_calls(kept.statement) && !self.replication && recording != Recording::NotRequired
+    }
+}
+
+impl Asked {
+    fn new(queued: Queued, kept: &Kept<'_>, request: &ChangeRequest) -> Self {
+        Self { at: kept.statement.range.start, queued, runs_here: request.runs_here }
     }
 }
 

@@ -12,11 +12,8 @@ use super::{Batch, Effects, Env, Session, finished};
 use crate::change::{Errand, Outcome, Returned, SessionFacts, StatementFact, VerdictKind};
 use crate::policy::{Refusal, Rerouted};
 use crate::sql::Statement;
-use crate::wire::error::{self, Text, put_notice};
+use crate::wire::error::{self, SUCCESSFUL_COMPLETION, Text, put_notice};
 use crate::wire::frame::{self, Head};
-
-/// What is said where nothing went wrong.
-const SUCCESSFUL_COMPLETION: &str = "00000";
 
 /// What may stand between an Execute and its Sync, bytes: names.
 const MAX_BEHIND: usize = 16 << 10;

@@ -2,7 +2,7 @@
 
 use super::ask::Asked;
 use super::ledger::{Kind, Script, Watched};
-use super::transaction::Part;
+use super::transaction::{Part, Step};
 use super::unrecorded::Unrecorded;
 use super::{Effects, Env, Held, Session, finished, reroute};
 use crate::change::{Outcome, Told};
@@ -209,11 +209,16 @@ impl Session {
                 fx.facts.push(fact);
             }
         };
+        // Else it may be the call before a statement: then the statement failed with it.
+        let is_before = held.is_none();
         fail(held);
         if let Some(Watched::Query(Script { steps, refused, shifts })) = self.ledger.front_watched() {
             rewritten = rewritten.or_else(|| refused.as_ref().and_then(|refused| refused.rewrite(body)));
             rewritten = rewritten.or_else(|| shifts.rewrite(body));
-            if let Some(step) = steps.pop_front() {
+            let is_call = |step: &Step| is_before && step.part == Part::Companion;
+            let failed = steps.pop_front();
+            let failed = if failed.as_ref().is_some_and(is_call) { steps.pop_front() } else { failed };
+            if let Some(step) = failed {
                 self.intent.settle(step.intent, told.clone());
                 fail(step.fact);
             }
@@ -222,7 +227,7 @@ impl Session {
         }
         let mut undone = Vec::new();
         let mut first = true;
-        self.ledger.failed(|_, watched| {
+        self.ledger.failed(|owed, watched| {
             match watched {
                 Some(Watched::Parse(undo, refused)) => {
                     rewritten = rewritten.take().or_else(|| refused.and_then(|refused| refused.rewrite(body)));
@@ -238,7 +243,7 @@ impl Session {
                 }
                 Some(Watched::Query(_)) | None => {}
             }
-            first = false;
+            first &= is_before && owed.kind == Kind::Hidden;
         });
         for undo in undone.into_iter().rev() {
             self.statements.undo(undo);

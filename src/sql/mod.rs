@@ -75,6 +75,7 @@ pub fn unread(len: usize) -> Arc<[Statement]> {
         action: None,
         object_type: None,
         objects: Vec::new(),
+        renamed_to: None,
         transactional: true,
         temporary: false,
         only_adds: false,
@@ -234,6 +235,8 @@ pub struct Statement {
     pub object_type: Option<&'static str>,
     /// The objects named as the targets.
     pub objects: Vec<ObjectName>,
+    /// The name that its one object gets.
+    pub renamed_to: Option<String>,
     /// False for what cannot run inside a transaction block.
     pub transactional: bool,
     /// It makes, or visibly works on, a temporary object.

@@ -35,6 +35,9 @@ pub struct Text<'a> {
     pub hint: Option<&'a str>,
 }
 
+/// The SQLSTATE of a notice that tells of no trouble.
+pub const SUCCESSFUL_COMPLETION: &str = "00000";
+
 /// Appends a FATAL ErrorResponse: the connection ends after it.
 pub fn put_fatal(out: &mut Vec<u8>, text: Text<'_>) {
     put(out, b"FATAL", text);

@@ -24,8 +24,7 @@ PROTECTED = """
 protected = true
 """
 
-# The tools' own tables: who may migrate may note it. A tool that stops gives its change request a second to be decided on; once it is
-# approved, the next run gets it through.
+# The tools' own tables: who may migrate may note it. Nobody waits: a tool stops, and once its change is approved the next run makes it.
 QUEUED = """
 [[rule]]
 name = "the notes of migration tools"
@@ -38,7 +37,6 @@ name = "four eyes"
 branch = "main"
 class = ["ddl"]
 action = "queue"
-wait = "1s"
 """
 
 

@@ -19,6 +19,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod certs;
+pub mod copies;
 pub mod oracle;
 pub mod postgres;
 pub mod process;
@@ -34,7 +35,7 @@ use std::time::{Duration, Instant};
 pub use certs::Certs;
 pub use postgres::{Pg, PgServer, versions};
 pub use proxy::{Proxy, migrate, migrate_without_triggers};
-pub use repository::Repository;
+pub use repository::{Repository, TwoBranches};
 pub use wire::{Message, Wire, normalised};
 
 /// How long anything may take that normally takes no time, on a busy machine.

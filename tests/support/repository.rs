@@ -35,3 +35,23 @@ impl Repository {
         self.proxy.connect(&self.database)
     }
 }
+
+/// Two branches, `main` and `other`, each a database of its own that the configuration declares.
+pub struct TwoBranches {
+    pub server: &'static PgServer,
+    pub app: String,
+    pub other: String,
+    pub proxy: Proxy,
+}
+
+impl TwoBranches {
+    pub fn new(version: Pg) -> Self {
+        let server = PgServer::shared(version);
+        let (app, other) = (server.unique_database("app"), server.unique_database("other"));
+        for database in [&app, &other] {
+            migrate(server, database);
+        }
+        let config = format!("[upstream]\ndbname = \"{app}\"\n[branches.other]\ndatabase = \"{other}\"\n");
+        Self { server, proxy: Proxy::start(server, &config), app, other }
+    }
+}

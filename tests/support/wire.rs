@@ -238,6 +238,13 @@ impl Wire {
         std::iter::from_fn(|| self.read_message()).collect()
     }
 
+    /// Asks for a cancel and waits until the other side has hung up, as libpq does. The server signals the process and
+    /// then its group: whoever does not wait may find the second signal in his next statement.
+    pub fn cancel(mut self, pid: u32, secret: &[u8]) {
+        self.send(&cancel(pid, secret));
+        assert_eq!(self.read_to_end(), [], "a cancel request has no answer");
+    }
+
     /// `n` bytes as they come, for the one-byte answers to SSLRequest and GSSENCRequest.
     pub fn read_bytes(&mut self, n: usize) -> Option<Vec<u8>> {
         self.fill(n)?;
@@ -313,6 +320,19 @@ impl Wire {
     }
 }
 
+/// The messages' types, a letter each.
+pub fn tags(messages: &[Message]) -> String {
+    messages.iter().map(|message| char::from(message.tag)).collect()
+}
+
+/// SQLSTATE and text of the error among them; with the DETAIL of `PG003`, which says why.
+pub fn said(messages: &[Message]) -> String {
+    let error =
+        messages.iter().find(|message| message.tag == b'E').unwrap_or_else(|| panic!("no error in {messages:?}"));
+    let said = format!("{} {}", error.field(b'C').unwrap(), error.field(b'M').unwrap());
+    if said.starts_with("PG003") { format!("{said} ({})", error.field(b'D').unwrap_or_default()) } else { said }
+}
+
 /// A message with its length.
 pub fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
@@ -329,7 +349,7 @@ pub fn startup(version: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
     untagged(&body)
 }
 
-/// A cancel request.
+/// A cancel request; [`Wire::cancel`] sends it.
 pub fn cancel(pid: u32, secret: &[u8]) -> Vec<u8> {
     untagged(&[&80_877_102u32.to_be_bytes()[..], &pid.to_be_bytes(), secret].concat())
 }

@@ -1190,9 +1190,7 @@ fn cancel_of_own(talk: &mut Talk, database: &str) {
     let mut look = talk.another(database);
     let sql = format!("select count(*) from pg_stat_activity where pid = {pid} and wait_event = 'PgSleep'");
     assert!(support::eventually(support::PATIENCE, || look.value(&sql) == "1"));
-    let mut cancel = support::Wire::open(talk.address());
-    cancel.send(&wire::cancel(pid, &secret));
-    cancel.read_to_end();
+    support::Wire::open(talk.address()).cancel(pid, &secret);
     talk.until(b'Z');
     talk.query("select 2");
 }

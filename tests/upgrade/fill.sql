@@ -11,7 +11,7 @@ BEGIN
                string_agg(CASE format_type(a.atttypid, NULL)
                           WHEN 'text' THEN $q$'x' || n$q$ WHEN 'uuid' THEN 'gen_random_uuid()' WHEN 'boolean' THEN 'true'
                           WHEN 'timestamp with time zone' THEN 'clock_timestamp()' WHEN 'interval' THEN $q$'1 s'$q$ WHEN 'jsonb' THEN $q$'{"a": 1}'$q$
-                          WHEN 'bytea' THEN $q$'\x00'$q$ WHEN 'inet' THEN $q$'::1'$q$ WHEN 'text[]' THEN $q$'{a,b}'$q$
+                          WHEN 'bytea' THEN $q$'\x00'$q$ WHEN 'inet' THEN $q$'::1'$q$ WHEN 'text[]' THEN $q$'{a,b}'$q$ WHEN 'integer[]' THEN $q$'{1,2}'$q$
                           WHEN 'uuid[]' THEN 'array[gen_random_uuid()]' WHEN 'xid8' THEN $q$'700'$q$ WHEN 'xid' THEN $q$'700'$q$
                           WHEN 'xid[]' THEN $q$'{700}'$q$ ELSE 'n' END, ', ' ORDER BY a.attnum) AS value
           FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid

@@ -1,6 +1,9 @@
 //! `CREATE BRANCH`, `DROP BRANCH`, `ALTER BRANCH`
 
+use std::time::Duration;
+
 use super::{Command, Words};
+use crate::config::parse_duration;
 use crate::control::CommandError;
 use crate::history::branching::{Alteration, Data, Force};
 
@@ -33,19 +36,29 @@ impl Words<'_> {
         self.end(Command::DropBranch(name, force))
     }
 
-    /// `name PROTECT | UNPROTECT | RENAME TO other`
+    /// `name PROTECT | UNPROTECT | RENAME TO other | EXPIRES AFTER 'duration' | EXPIRES NEVER`
     pub(super) fn alter_branch(&mut self) -> Result<Command, CommandError> {
         let name = self.name()?;
         let what = match self.word().as_deref() {
             Some("PROTECT") => Alteration::Protect,
             Some("UNPROTECT") => Alteration::Unprotect,
             Some("RENAME") if self.takes("TO") => Alteration::Rename(self.name()?),
+            Some("EXPIRES") if self.takes("AFTER") => Alteration::Expire(Some(self.duration()?)),
+            Some("EXPIRES") if self.takes("NEVER") => Alteration::Expire(None),
             _ => {
+                const HINT: &str =
+                    "ALTER BRANCH name PROTECT | UNPROTECT | RENAME TO other | EXPIRES AFTER '48h' | EXPIRES NEVER";
                 let at = self.at.saturating_sub(1);
-                return Err(self.unexpected(at).hint("ALTER BRANCH name PROTECT | UNPROTECT | RENAME TO other"));
+                return Err(self.unexpected(at).hint(HINT));
             }
         };
         self.end(Command::AlterBranch(name, what))
+    }
+
+    /// As in the configuration.
+    fn duration(&mut self) -> Result<Duration, CommandError> {
+        let at = self.position(self.at);
+        parse_duration(&self.name()?).map_err(|message| CommandError::new("22007", message).at(at))
     }
 
     fn force(&mut self) -> Force {

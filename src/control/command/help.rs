@@ -43,7 +43,7 @@ pub const COMMANDS: &[Help] = &[
     Help {
         syntax: "CREATE BRANCH <branch> FROM <parent> WITH DATA [FORCE]",
         role: "admin",
-        about: "make a copy of the parent, on which nobody may be; FORCE: end the sessions on it",
+        about: "make a copy of the parent, whose clients are held meanwhile; FORCE: end those that cannot be",
     },
     Help {
         syntax: "DROP BRANCH <branch> [FORCE]",
@@ -56,6 +56,11 @@ pub const COMMANDS: &[Help] = &[
         about: "refuse schema changes on it, or no longer",
     },
     Help { syntax: "ALTER BRANCH <branch> RENAME TO <name>", role: "admin", about: "rename it; nobody may be on it" },
+    Help {
+        syntax: "ALTER BRANCH <branch> EXPIRES AFTER '<duration>' | EXPIRES NEVER",
+        role: "admin",
+        about: "when it is dropped, from now on, as in '48h'; NEVER: it stays",
+    },
     Help {
         syntax: "DIFF <branch> <other>",
         role: "monitor",

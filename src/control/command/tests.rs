@@ -65,6 +65,12 @@ fn branches_are_made_and_dropped() {
     let renamed = Command::AlterBranch("a/b".into(), Alteration::Rename("c/d".into()));
     assert_eq!(one("alter branch a/b rename to c/d"), renamed);
     assert_eq!(error("alter branch b").sqlstate, "42601");
+    let two_days = std::time::Duration::from_secs(48 * 3600);
+    let expire = |after| Command::AlterBranch("b".into(), Alteration::Expire(after));
+    assert_eq!(one("alter branch b expires after '48h'"), expire(Some(two_days)));
+    assert_eq!(one("alter branch b expires never"), expire(None));
+    assert_eq!(error("alter branch b expires after 'soon'").sqlstate, "22007");
+    assert_eq!(error("alter branch b expires").sqlstate, "42601");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! ALTER BRANCH.
 
+use std::time::Duration;
+
 use sqlx::postgres::PgConnection;
 
 use super::error::BranchError;
@@ -18,6 +20,8 @@ pub enum Alteration {
     Unprotect,
     /// Another name. The database keeps its own.
     Rename(String),
+    /// It is dropped when so much time is over; `None`: it stays.
+    Expire(Option<Duration>),
 }
 
 /// Changes a branch.
@@ -35,7 +39,8 @@ pub async fn alter(server: &Server, branches: &Branches, name: &str, what: &Alte
         Ok(Some(_)) => match what {
             Alteration::Protect => rows::protect(&mut main, name, true).await.map_err(BranchError::from),
             Alteration::Unprotect => rows::protect(&mut main, name, false).await.map_err(BranchError::from),
-            Alteration::Rename(_) if is_default => Err(BranchError::Default(name.to_owned())),
+            Alteration::Rename(_) | Alteration::Expire(_) if is_default => Err(BranchError::Default(name.to_owned())),
+            Alteration::Expire(after) => rows::expire(&mut main, name, *after).await.map_err(BranchError::from),
             Alteration::Rename(to) => rename(server, &mut main, branches, (name, &branch.database), to).await,
         },
         Err(error) => Err(error.into()),

@@ -1,21 +1,21 @@
 //! WITH DATA: a branch as a copy of its parent's database, files and all.
 //!
-//! The server copies a database only while nobody is in it, and whoever comes meanwhile waits until it is done. So this needs no hold
-//! of ours: newcomers wait at the server. Who is there already cannot be moved: without FORCE the work is refused, with it sessions may
-//! end their transactions, for a while, and are ended then. The recorder's own sessions, of every proxy, are always ended: they come
-//! again by themselves.
+//! The server copies a database only while nobody is in it, and whoever comes meanwhile waits until it is done. So the clients that
+//! are there are held by their proxies ([`super::hold`]); where some cannot be, the work is refused, or with FORCE these are
+//! ended. The recorder's own sessions, of every proxy, are always ended: they come again by themselves.
 //!
 //! The parent may be the main database, in which the locks are; nobody can hold one there while it is copied. So the row says
 //! 'copying', and which server process is at it. That process is in another database, and stays until all is done: the sweep leaves the
 //! row alone as long as it lives.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
+use tokio::sync::Notify;
 
 use super::database::{self, Shape, Strategy};
 use super::error::BranchError;
+use super::hold::Hold;
 use super::remove::Force;
 use super::rows::{self, Tip};
 use super::sql::{connect, run};
@@ -29,15 +29,12 @@ use crate::history::recorder::{close, instance};
 /// Where one may be while the main database is copied. Not in template1, if it can be helped: everybody's CREATE DATABASE needs it.
 const ELSEWHERE: [&str; 2] = ["postgres", "template1"];
 
-/// How long transactions may take to end before FORCE ends them.
-const GRACE: Duration = Duration::from_secs(20);
-
 /// How often it is looked who is there.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What is about the main database, or another one's sessions, is not the copy's.
 const PRUNE: &str = "TRUNCATE pggit.statements, pggit.branches, pggit.freezes, pggit.templates, pggit.prepared, pggit.intents, \
-     pggit.change_requests, pggit.companion_key, pggit.answers";
+     pggit.change_requests, pggit.companion_key, pggit.answers, pggit.holds, pggit.held_sessions";
 
 /// Makes the branch's database. `main` has the branch's lock, and is given up for another connection that has it again at the end.
 /// On an error what was begun is taken back by the caller.
@@ -49,42 +46,39 @@ pub(super) async fn copy(
     (database, force): (&str, Force),
     told: &Told<'_>,
 ) -> Result<(), BranchError> {
-    if force == Force::No {
-        let sessions = rows::sessions(main, &parent.database).await?;
-        if !sessions.is_empty() {
-            return Err(BranchError::InUse { name: parent.name.clone(), sessions });
-        }
-    }
     let shape = database::shape(main, &parent.database).await?;
     let elsewhere = match ELSEWHERE.into_iter().find(|place| *place != server.main) {
         Some(place) if parent.database == server.main => place,
         Some(_) | None => server.main.as_str(),
     };
     let mut copier = connect(server, elsewhere).await?;
-    rows::copying(main, &new.name, pid_and_start(&mut copier).await?).await?;
+    let by = pid_and_start(&mut copier).await?;
+    told(Stage::Hold);
+    let hold = Hold::begin(main, parent, by).await?;
+    if let Err(error) = hold.gather(main, parent, force).await {
+        hold.end(main).await?;
+        return Err(error);
+    }
+    rows::copying(main, &new.name, by).await?;
     // Whoever is in the database that is copied stands in the way, this one not excepted.
     let again = std::mem::replace(main, connect(server, elsewhere).await?);
     close(again).await;
     told(Stage::Data);
-    if force == Force::Yes {
-        let waited = tokio::time::timeout(GRACE, transactions_end(main, &parent.database));
-        if let Ok(Err(error)) = waited.await {
-            return Err(error.into());
-        }
-    }
-    let copied = {
-        let mut creating = pin!(create(&mut copier, parent, database, &shape));
-        tokio::select! {
-            copied = &mut creating => copied,
-            // Cut short it would go on at the server, and nobody would know of the database: it is waited for in any case.
-            error = keep_out(main, &parent.database, force) => {
-                tracing::warn!(%error, "sessions cannot be ended");
-                creating.await
-            }
-        }
+    // Neither is cut short: CREATE DATABASE would go on at the server, and nobody would know of the database; and what ends sessions
+    // might still end those that come after it.
+    let over = Notify::new();
+    let creating = async {
+        let created = create(&mut copier, parent, database, &shape).await;
+        over.notify_one();
+        created
     };
+    let (copied, kept_out) = futures::future::join(creating, keep_out(main, &parent.database, force, &over)).await;
+    if let Err(error) = kept_out {
+        tracing::warn!(%error, "sessions cannot be ended");
+    }
     let lock = connect(server, &server.main).await;
     close(std::mem::replace(main, lock?)).await;
+    hold.end(main).await?;
     rows::Lock::Branch(&new.name).take(main).await?;
     copied?;
     database::carry_over(main, &parent.database, database).await?;
@@ -123,33 +117,24 @@ fn in_use(done: Result<(), BranchError>, parent: &Branch) -> Result<(), BranchEr
     }
 }
 
-/// Returns when nobody has a transaction open there.
-async fn transactions_end(connection: &mut PgConnection, database: &str) -> Result<(), RecorderError> {
-    loop {
-        let open = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend' \
-             AND xact_start IS NOT NULL)",
-        );
-        if !bounded(open.bind(database).fetch_one(&mut *connection)).await? {
-            return Ok(());
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Ends the recorder's sessions there, with FORCE everybody's, again and again; returns only with an error.
-async fn keep_out(connection: &mut PgConnection, database: &str, force: Force) -> RecorderError {
+/// Ends the recorder's sessions there, with FORCE everybody's, again and again until it is over.
+async fn keep_out(
+    connection: &mut PgConnection,
+    database: &str,
+    force: Force,
+    over: &Notify,
+) -> Result<(), RecorderError> {
     loop {
         let end = sqlx::query(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-             WHERE datname = $1 AND backend_type = 'client backend' AND pid <> pg_backend_pid() \
+             WHERE datname = $1 AND backend_type IN ('client backend', 'walsender') AND pid <> pg_backend_pid() \
                AND ($3 OR usename = current_user AND application_name = $2)",
         );
         let end = end.bind(database).bind(APPLICATION_NAME).bind(force == Force::Yes);
-        if let Err(error) = bounded(end.execute(&mut *connection)).await {
-            return error;
+        bounded(end.execute(&mut *connection)).await?;
+        if tokio::time::timeout(LOOK, over.notified()).await.is_ok() {
+            return Ok(());
         }
-        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -74,6 +74,28 @@ async fn facts(server: &Server, database: &str) -> Result<Facts, BranchError> {
     Ok(facts.map_err(RecorderError::from)?)
 }
 
+/// All facts of a branch for `pggit.facts_of()`: rows of texts, as JSON. Only for somebody who may connect there and, in one of
+/// his roles, ask there.
+pub async fn facts_for(server: &Server, known: &Branches, branch: &str, user: &str) -> Result<String, BranchError> {
+    const MAY: &str = "SELECT has_database_privilege($1::text::name, current_database(), 'CONNECT') \
+         AND EXISTS (SELECT FROM pg_roles r WHERE pg_has_role($1::text::name, r.oid, 'MEMBER') \
+                        AND has_function_privilege(r.oid, 'pggit.facts()', 'EXECUTE'))";
+    const FACTS: &str = "SELECT coalesce(jsonb_agg(jsonb_build_array(object_type, object_identity, fact, value)), '[]')::text \
+         FROM pggit.facts()";
+    let found = find(known, branch)?;
+    let mut connection = sql::connect(server, &found.database).await?;
+    let facts = async {
+        if sqlx::query_scalar::<_, bool>(MAY).bind(user).fetch_one(&mut connection).await? {
+            Ok(sqlx::query_scalar::<_, String>(FACTS).fetch_one(&mut connection).await?)
+        } else {
+            Err(BranchError::NoReader { branch: branch.to_owned(), user: user.to_owned() })
+        }
+    }
+    .await;
+    close(connection).await;
+    facts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

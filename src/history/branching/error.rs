@@ -20,6 +20,14 @@ pub enum BranchError {
     /// A database of that name is there, and is no branch.
     #[error("database \"{0}\", which the branch would have, exists already")]
     DatabaseTaken(String),
+    /// There are as many as clients may have made by connecting.
+    #[error("branch \"{name}\" is not made, as there are {max} such branches already")]
+    TooMany {
+        /// As it was asked for.
+        name: String,
+        /// How many there may be.
+        max: u32,
+    },
     /// Somebody is at it.
     #[error("branch \"{0}\" is just being created, changed or dropped by somebody else")]
     Busy(String),
@@ -46,6 +54,17 @@ pub enum BranchError {
         /// Which.
         name: String,
         /// Who: one for each session.
+        sessions: Vec<String>,
+    },
+    /// It is copied already.
+    #[error("branch \"{0}\" is just being copied by somebody else")]
+    Copied(String),
+    /// Somebody cannot be held while it is copied.
+    #[error("branch \"{name}\" cannot be copied now: not all of its clients can be held meanwhile")]
+    Unheld {
+        /// Which.
+        name: String,
+        /// Who, and why: one for each session.
         sessions: Vec<String>,
     },
     /// The template of that commit is gone, or never was.
@@ -85,6 +104,14 @@ pub enum BranchError {
         /// Its SQLSTATE.
         sqlstate: &'static str,
     },
+    /// He may not look at it.
+    #[error("permission denied for branch \"{branch}\"")]
+    NoReader {
+        /// At which.
+        branch: String,
+        /// Who.
+        user: String,
+    },
     /// The server, or the way to it.
     #[error(transparent)]
     Server(#[from] RecorderError),
@@ -101,7 +128,8 @@ impl BranchError {
             Self::BadName { .. } => "42602",
             Self::Taken(_) => "42710",
             Self::DatabaseTaken(_) => "42P04",
-            Self::Busy(_) | Self::InUse { .. } => "55006",
+            Self::TooMany { .. } => "53400",
+            Self::Busy(_) | Self::InUse { .. } | Self::Copied(_) | Self::Unheld { .. } => "55006",
             Self::Unknown { .. } => "3D000",
             Self::Default(_) | Self::Declared(_) | Self::Protected(_) | Self::Restless(_) => "55000",
             Self::NoTemplate { .. } => "02000",
@@ -109,6 +137,7 @@ impl BranchError {
             Self::Dump(_) => "58000",
             Self::Restore { sqlstate, .. } => of_the_server(sqlstate.as_deref()),
             Self::NotThere { sqlstate, .. } => sqlstate,
+            Self::NoReader { .. } => "42501",
             Self::Server(error) => of_the_server(error.sqlstate()),
         }
     }
@@ -117,12 +146,16 @@ impl BranchError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::InUse { sessions, .. } => Some(format!("Connected: {}.", sessions.join("; "))),
+            Self::Unheld { sessions, .. } => Some(format!("{}.", sessions.join("; "))),
+            Self::Copied(_) => None,
             Self::BadName { .. } | Self::Taken(_) | Self::DatabaseTaken(_) | Self::Busy(_) | Self::Unknown { .. } => {
                 None
             }
+            Self::TooMany { .. } => Some("The proxy's branches.auto_create_max is reached.".to_owned()),
             Self::Default(_) | Self::Declared(_) | Self::Protected(_) | Self::NoTemplate { .. } | Self::Restless(_) => {
                 None
             }
+            Self::NoReader { user, .. } => Some(format!("User: {user}.")),
             Self::NoDump(_) | Self::Dump(_) | Self::Restore { .. } | Self::NotThere { .. } | Self::Server(_) => None,
         }
     }
@@ -135,12 +168,19 @@ impl BranchError {
                 let names: Vec<String> = near.iter().map(|name| format!("\"{name}\"")).collect();
                 format!("Near names: {}.", names.join(", "))
             }
-            Self::Busy(_) | Self::Restless(_) => "Try again.".to_owned(),
+            Self::Unheld { .. } => {
+                "Nobody was disturbed. Let them end what they have there, or add FORCE, which ends them.".to_owned()
+            }
+            Self::Busy(_) | Self::Copied(_) | Self::Restless(_) => "Try again.".to_owned(),
             Self::Declared(_) => "Change it there, and RELOAD.".to_owned(),
+            Self::TooMany { .. } => "Drop those that nobody needs.".to_owned(),
             Self::Protected(name) => format!("ALTER BRANCH \"{name}\" UNPROTECT first."),
             Self::InUse { .. } => "Let them leave, or add FORCE where the command has it.".to_owned(),
             Self::NoTemplate { .. } => {
                 "A branch is made from its parent's newest commit, or from one whose template is still kept.".to_owned()
+            }
+            Self::NoReader { .. } => {
+                "It needs CONNECT on that branch's database, and membership in pggit_reader.".to_owned()
             }
             Self::Restore { .. } | Self::Server(_) => match self.sqlstate() {
                 "42501" => {

@@ -24,6 +24,8 @@ pub struct BranchFacts {
     pub sessions: Option<i64>,
     /// When its last change was made.
     pub changed_at: Option<DateTime<Utc>>,
+    /// When it is dropped.
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// What a branch's history ends with, as the last look at the branch found it.
@@ -63,12 +65,13 @@ pub(in crate::history) struct Row {
     fork_commits: Option<i64>,
     size: Option<i64>,
     sessions: Option<i64>,
+    expires_at: Option<DateTime<Utc>>,
 }
 
 /// One question for all branches, to the main database.
 pub(in crate::history) async fn read(main: &mut PgConnection) -> Result<Vec<Row>, RecorderError> {
     let rows = sqlx::query_as(
-        "SELECT b.name, b.parent, b.fork_commit, b.fork_commits, \
+        "SELECT b.name, b.parent, b.fork_commit, b.fork_commits, b.expires_at, \
                 CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) END AS size, \
                 CASE WHEN d.oid IS NOT NULL THEN coalesce(s.sessions, 0) END AS sessions \
          FROM pggit.branches b LEFT JOIN pg_database d ON d.datname = b.database \
@@ -101,6 +104,7 @@ pub(in crate::history) fn together<'a>(
         facts.behind = row.parent.as_deref().and_then(since);
         facts.size = row.size;
         facts.sessions = row.sessions;
+        facts.expires_at = row.expires_at;
     }
     all
 }
@@ -120,6 +124,7 @@ mod tests {
             fork_commits: Some(7),
             size: Some(1),
             sessions: Some(0),
+            expires_at: None,
         };
         let all = together(vec![row], [("main", &main), ("b", &branch)].into_iter());
         let facts = all.get("b").map(|facts| (facts.ahead, facts.behind));

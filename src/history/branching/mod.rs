@@ -3,12 +3,12 @@
 //! ```text
 //! create   row 'creating' ─> template of the parent's newest commit ─> CREATE DATABASE … TEMPLATE ─> row 'active'
 //! template pg_dump -s and the history in one snapshot; made once, kept, closed to everybody
-//! copy     with data: row 'copying' ─> CREATE DATABASE … TEMPLATE of the parent itself ─> row 'active'
+//! copy     with data: the parent's clients are held (hold) ─> row 'copying' ─> CREATE DATABASE … TEMPLATE of the parent itself ─> row 'active'
 //! remove   row 'dropping' ─> DROP DATABASE ─> no row
 //! diff     the facts of two databases, side by side
 //! look     the facts of one, now or at a commit or time of its history; who touched which column
 //! order    such facts as a script
-//! sweep    what nobody is at work on any more, and templates that nobody needs
+//! sweep    what nobody is at work on any more, branches whose time is over, and templates that nobody needs
 //! ```
 //!
 //! [`rows`] says whose work is whose: an advisory lock, held by the connection that makes and drops the databases. The control port
@@ -21,6 +21,7 @@ mod diff;
 mod dump;
 mod error;
 mod facts;
+mod hold;
 mod look;
 mod order;
 mod remove;
@@ -31,11 +32,13 @@ mod sweep;
 mod template;
 mod templates;
 
+use std::time::Duration;
+
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 pub use alter::{Alteration, alter};
-pub use diff::{Difference, diff};
+pub use diff::{Difference, diff, facts_for};
 pub use error::BranchError;
 pub use facts::BranchFacts;
 pub(super) use facts::{Row as FactsRow, SeenTip, read as read_facts, together};
@@ -69,6 +72,8 @@ pub struct NewBranch {
     pub data: Data,
     /// Who wants it.
     pub by: String,
+    /// How long it stays; `None`: until somebody drops it.
+    pub stays: Option<Duration>,
 }
 
 /// Whether a branch has its parent's data.
@@ -76,7 +81,7 @@ pub struct NewBranch {
 pub enum Data {
     /// Its tables are empty.
     Without,
-    /// It is a copy of the parent, for which nobody may be on the parent: whoever is there is ended, or nothing is done.
+    /// It is a copy of the parent, whose clients are held meanwhile. Who cannot be held is ended, or nothing is done.
     With(Force),
 }
 
@@ -87,6 +92,8 @@ pub enum Stage {
     Template,
     /// The branch's database is made.
     Copy,
+    /// The parent's clients come to rest.
+    Hold,
     /// The parent's database is copied.
     Data,
 }
@@ -138,7 +145,7 @@ async fn create_locked(
     if rows::has_database(main, &database).await? {
         return Err(BranchError::DatabaseTaken(database));
     }
-    rows::begin(main, (&new.name, &parent.name, &database), &new.by, &instance()).await?;
+    rows::begin(main, (&new.name, &parent.name, &database), &new.by, &instance(), new.stays).await?;
     let made = fill(server, main, parent, new, &database, told).await;
     if let Err(error) = &made {
         undo(main, new, &database, error).await;

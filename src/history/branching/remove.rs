@@ -36,7 +36,8 @@ pub async fn remove(
     removed
 }
 
-async fn remove_locked(
+/// As [`remove`], of a branch whose lock is held.
+pub(super) async fn remove_locked(
     main: &mut PgConnection,
     branches: &Branches,
     name: &str,

@@ -3,6 +3,8 @@
 //! An advisory lock of the session says who is at work on a branch or a template. It ends with the connection, and the
 //! statements that make or drop the database run on that very connection: so where nobody has the lock, nobody is at work.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
@@ -145,6 +147,8 @@ pub struct Listed {
     pub protected: bool,
     /// Since when it is known.
     pub created_at: DateTime<Utc>,
+    /// When it is dropped; `None`: never.
+    pub expires_at: Option<DateTime<Utc>>,
     /// Bytes; `None` where this role may not ask, or there is no such database.
     pub size: Option<i64>,
 }
@@ -152,7 +156,7 @@ pub struct Listed {
 /// All branches that are served.
 pub async fn list(connection: &mut PgConnection) -> Result<Vec<Listed>, RecorderError> {
     let rows = sqlx::query_as(
-        "SELECT b.name, b.parent, b.database, b.protected, b.created_at, \
+        "SELECT b.name, b.parent, b.database, b.protected, b.created_at, b.expires_at, \
                 CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) END AS size \
          FROM pggit.branches b LEFT JOIN pg_database d ON d.datname = b.database \
          WHERE b.status = 'active' ORDER BY b.name",
@@ -181,13 +185,14 @@ pub(super) async fn begin(
     (name, parent, database): (&str, &str, &str),
     by: &str,
     maker: &str,
+    stays: Option<Duration>,
 ) -> Result<(), RecorderError> {
     let insert = sqlx::query(
-        "INSERT INTO pggit.branches (name, parent, database, status, created_by, maker) \
-         VALUES ($1, $2, $3, 'creating', $4, $5)",
+        "INSERT INTO pggit.branches (name, parent, database, status, created_by, maker, expires_at) \
+         VALUES ($1, $2, $3, 'creating', $4, $5, now() + make_interval(secs => $6))",
     );
     let insert = insert.bind(name).bind(parent).bind(database).bind(by).bind(maker);
-    bounded(insert.execute(connection)).await.map(drop)
+    bounded(insert.bind(stays.as_ref().map(Duration::as_secs_f64)).execute(connection)).await.map(drop)
 }
 
 /// It is copied by this server process.
@@ -232,6 +237,26 @@ pub(super) async fn forget(connection: &mut PgConnection, name: &str, by: &str) 
 pub(super) async fn protect(connection: &mut PgConnection, name: &str, on: bool) -> Result<(), RecorderError> {
     let update = sqlx::query("UPDATE pggit.branches SET protected = $2 WHERE name = $1").bind(name).bind(on);
     bounded(update.execute(connection)).await.map(drop)
+}
+
+/// When it is dropped, counted from now on; `None`: never.
+pub(super) async fn expire(
+    connection: &mut PgConnection,
+    name: &str,
+    after: Option<Duration>,
+) -> Result<(), RecorderError> {
+    let update =
+        sqlx::query("UPDATE pggit.branches SET expires_at = now() + make_interval(secs => $2) WHERE name = $1");
+    bounded(update.bind(name).bind(after.as_ref().map(Duration::as_secs_f64)).execute(connection)).await.map(drop)
+}
+
+/// Branches whose time is over.
+pub(super) async fn expired(connection: &mut PgConnection) -> Result<Vec<String>, RecorderError> {
+    let names = sqlx::query_scalar(
+        "SELECT b.name FROM pggit.branches b \
+         WHERE b.status = 'active' AND b.origin = 'table' AND NOT b.protected AND b.expires_at <= now() ORDER BY 1",
+    );
+    bounded(names.fetch_all(connection)).await
 }
 
 /// Another name, also where the branch is a parent or frozen, or a request waits for it.

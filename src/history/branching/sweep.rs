@@ -1,4 +1,4 @@
-//! Takes away what was left half made or half dropped, and templates that nobody needs.
+//! Takes away what was left half made or half dropped, branches whose time is over, and templates that nobody needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 
 use super::database::{self, Sessions};
 use super::error::BranchError;
+use super::remove::{self, Force};
 use super::rows::{self, Lock};
 use super::{sql, templates};
 use crate::history::Inner;
@@ -62,6 +63,7 @@ async fn sweep_locked(main: &mut PgConnection) -> Result<Vec<String>, BranchErro
         }
         lock.give_back(main).await?;
     }
+    drop_expired(main, &mut swept).await?;
     for database in templates::unneeded(main).await? {
         let lock = Lock::Template(&database);
         if !lock.try_take(main).await? {
@@ -75,6 +77,30 @@ async fn sweep_locked(main: &mut PgConnection) -> Result<Vec<String>, BranchErro
         lock.give_back(main).await?;
     }
     Ok(swept)
+}
+
+/// Drops branches whose time is over, as DROP BRANCH does. One that is in use has time until a later sweep finds nobody on it.
+async fn drop_expired(main: &mut PgConnection, swept: &mut Vec<String>) -> Result<(), BranchError> {
+    for name in rows::expired(main).await? {
+        let lock = Lock::Branch(&name);
+        if !lock.try_take(main).await? {
+            continue;
+        }
+        // Somebody may have given it more time just now.
+        if rows::expired(main).await?.contains(&name) {
+            let known = rows::branches(main).await?;
+            match remove::remove_locked(main, &known, &name, &instance(), Force::No).await {
+                Ok(()) => swept.push(format!("branch {name}, expired")),
+                Err(BranchError::InUse { sessions, .. }) => {
+                    tracing::debug!(branch = name, ?sessions, "a branch whose time is over is in use");
+                }
+                // The others go all the same.
+                Err(error) => tracing::warn!(branch = name, %error, "a branch whose time is over cannot be dropped"),
+            }
+        }
+        lock.give_back(main).await?;
+    }
+    Ok(())
 }
 
 /// Takes away a branch's database and its row; whoever calls has the branch's lock.

@@ -4,6 +4,7 @@
 //! those that hold for nobody, and says how long the others take ([`say`]).
 //! <https://squawkhq.com/docs/rules>
 
+mod own;
 mod read;
 mod say;
 mod seen;
@@ -11,6 +12,7 @@ mod seen;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use own::OwnRule;
 pub use read::MAX_TEXT;
 pub use say::Warning;
 pub use seen::{LOOK, Seen};
@@ -19,7 +21,7 @@ pub use squawk_linter::Rule as LintRule;
 use super::Queueing;
 use crate::sql::{Class, ObjectName, Statement};
 
-/// The rule of a text that could not be checked; can be excluded like those of squawk.
+/// The rule of a text that could not be checked.
 pub const NOT_LINTED: &str = "not-linted";
 
 /// What comes of a statement with findings.
@@ -56,19 +58,35 @@ pub struct Lint {
     pub exclude: Vec<LintRule>,
     /// Rules that squawk has, and does not ask by itself.
     pub include: Vec<LintRule>,
-    /// A text that cannot be checked is no finding.
-    pub skip_unchecked: bool,
+    /// Rules of our own that are not asked.
+    pub exclude_own: Vec<OwnRule>,
 }
+
+/// Maintenance that may keep everybody else out of a table: which of its forms do, the check finds.
+const MAINTENANCE: [&str; 4] = ["CLUSTER", "REFRESH MATERIALIZED VIEW", "REINDEX", "VACUUM"];
 
 impl Lint {
     /// The name of every rule.
     pub fn rules() -> impl Iterator<Item = String> {
-        enum_iterator::all::<LintRule>().map(|rule| rule.to_string()).chain([NOT_LINTED.to_owned()])
+        enum_iterator::all::<LintRule>()
+            .map(|rule| rule.to_string())
+            .chain(OwnRule::ALL.map(|rule| rule.as_str().to_owned()))
     }
 
     /// Whether it looks at such statements at all.
     pub fn is_about(statement: &Statement) -> bool {
-        statement.parsed && statement.class == Class::Ddl && !statement.temporary
+        let is_it = match statement.class {
+            Class::Ddl => true,
+            Class::Maintenance => MAINTENANCE.contains(&statement.tag),
+            Class::Read
+            | Class::Write
+            | Class::Role
+            | Class::Transaction
+            | Class::Session
+            | Class::Opaque
+            | Class::Other => false,
+        };
+        is_it && statement.parsed && !statement.temporary
     }
 }
 
@@ -96,12 +114,21 @@ pub struct About {
     pub tag: &'static str,
     /// The tables that it names, and what else it names.
     pub tables: Vec<ObjectName>,
+    /// Where its branch has a `ddl_lock_timeout`, that holds for it.
+    pub is_bounded: bool,
 }
 
 impl About {
     /// A statement with its place in the text that is checked.
     pub fn new(statement: &Statement, range: Range<usize>) -> Self {
-        Self { range, tag: statement.tag, tables: statement.objects.clone() }
+        let is_bounded = statement.class == Class::Ddl && statement.transactional;
+        // Of other kinds the names are no tables'.
+        let names_tables = !matches!(
+            statement.object_type,
+            Some("database" | "schema" | "extension" | "function" | "procedure" | "routine" | "aggregate")
+        );
+        let tables = if names_tables { statement.objects.clone() } else { Vec::new() };
+        Self { range, tag: statement.tag, tables, is_bounded }
     }
 }
 
@@ -119,13 +146,13 @@ pub struct Findings {
 pub struct Finding {
     /// Which statement of [`Findings::about`].
     pub statement: usize,
-    /// squawk's name of the rule.
+    /// The rule's name.
     pub rule: String,
     /// What takes long.
     pub effect: Effect,
-    /// squawk's words.
+    /// What it says.
     pub message: String,
-    /// What to do instead, in squawk's words.
+    /// What to do instead.
     pub help: Option<String>,
 }
 
@@ -138,6 +165,8 @@ pub enum Effect {
     Scans,
     /// An index is built over the whole table.
     BuildsIndex,
+    /// A query is run, and what it finds is written with its indexes.
+    Fills,
     /// A lock is needed, for a moment.
     Locks,
     /// Nothing bounds how long a lock is waited for.
@@ -152,9 +181,13 @@ impl Effect {
     /// Whether somebody else could be kept waiting: nobody is by a table that nobody else sees yet.
     fn concerns_others(self) -> bool {
         match self {
-            Self::Rewrites | Self::Scans | Self::BuildsIndex | Self::Locks | Self::WaitsForLock | Self::TakesLong => {
-                true
-            }
+            Self::Rewrites
+            | Self::Scans
+            | Self::BuildsIndex
+            | Self::Fills
+            | Self::Locks
+            | Self::WaitsForLock
+            | Self::TakesLong => true,
             Self::Other => false,
         }
     }

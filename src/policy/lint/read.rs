@@ -7,7 +7,8 @@ use squawk_linter::{Linter, LinterSettings, Version, Violation};
 use squawk_syntax::ast;
 use squawk_syntax::{Parse, SourceFile};
 
-use super::{Check, Effect, Finding, Findings, NOT_LINTED};
+use super::own::{self, OwnRule, Silenced, Sort};
+use super::{Check, Effect, Finding, Findings, LintRule};
 use crate::sql::ObjectName;
 
 /// Longer texts are not checked: what squawk needs grows with the square of how deep expressions are nested.
@@ -35,26 +36,56 @@ impl Check {
                 about.tables.push(table);
             }
         }
-        let found = linter.lint(&file, &text).into_iter().filter_map(|violation| {
-            let at = usize::from(violation.text_range.start());
-            let statement = about.iter().position(|about| about.range.contains(&at))?;
-            Some(finding(statement, violation))
-        });
-        Ok(Findings { all: found.take(MAX_FINDINGS).collect(), about })
+        let statement_at = |at: usize| about.iter().position(|about| about.range.contains(&at));
+        let found = linter.lint(&file, &text).into_iter().filter(|violation| !names_own_rule(violation));
+        let found = found
+            .filter_map(|violation| Some(finding(statement_at(usize::from(violation.text_range.start()))?, violation)));
+        let mut all: Vec<Finding> = found.collect();
+        let silenced = Silenced::read(&file, &text);
+        for (at, sort) in own::sorts(&file, self.version) {
+            let Some(statement) = statement_at(at) else { continue };
+            match sort {
+                Sort::Harmless => all.retain(|finding| finding.statement != statement),
+                Sort::Concurrent => all.retain(|finding| {
+                    let is_timeout = matches!(finding.effect, Effect::WaitsForLock | Effect::TakesLong);
+                    finding.statement != statement || !is_timeout
+                }),
+                Sort::Under(rule) if self.lint.exclude_own.contains(&rule) || silenced.has(rule, &text, at) => {}
+                Sort::Under(rule) => all.push(own_finding(statement, rule)),
+            }
+        }
+        all.sort_by_key(|finding| finding.statement);
+        all.truncate(MAX_FINDINGS);
+        Ok(Findings { all, about })
     }
 
     /// What stands for the findings where the text could not be checked.
     pub fn unchecked(&self, because: &str) -> Findings {
         let finding = |statement| Finding {
-            statement,
-            rule: NOT_LINTED.to_owned(),
-            effect: Effect::Other,
             message: format!("It was not checked: {because}."),
             help: None,
+            ..own_finding(statement, OwnRule::NotLinted)
         };
-        let all = if self.lint.skip_unchecked { 0..0 } else { 0..self.about.len() };
+        let all = if self.lint.exclude_own.contains(&OwnRule::NotLinted) { 0..0 } else { 0..self.about.len() };
         Findings { all: all.take(MAX_FINDINGS).map(finding).collect(), about: self.about.clone() }
     }
+}
+
+fn own_finding(statement: usize, rule: OwnRule) -> Finding {
+    let (message, help) = rule.words();
+    Finding {
+        statement,
+        rule: rule.as_str().to_owned(),
+        effect: rule.effect(),
+        message: message.to_owned(),
+        help: Some(help.to_owned()),
+    }
+}
+
+/// A comment that silences a rule of ours: squawk does not know the name.
+fn names_own_rule(violation: &Violation) -> bool {
+    let unknown = violation.message.strip_prefix("unknown name ").filter(|_| violation.code == LintRule::UnusedIgnore);
+    unknown.is_some_and(|name| OwnRule::named(name).is_some())
 }
 
 fn finding(statement: usize, violation: Violation) -> Finding {
@@ -106,7 +137,7 @@ mod tests {
                 action: LintAction::Warn,
                 exclude: exclude.to_vec(),
                 include: include.to_vec(),
-                skip_unchecked: false,
+                exclude_own: Vec::new(),
             }),
             text: Some(text.to_vec()),
             about: about.map(|statement| About::new(statement, statement.range.clone())).collect(),
@@ -144,6 +175,68 @@ mod tests {
     }
 
     #[test]
+    fn maintenance_that_blocks_comes_under_rules_of_our_own() {
+        let quiet = "set lock_timeout = '1s'; set statement_timeout = '1s';\n";
+        let of = |text: &str| rules(&format!("{quiet}{text}"));
+        let found = [
+            ("cluster t using i", "0 ban-cluster"),
+            ("cluster", "0 ban-cluster"),
+            ("vacuum full", "0 ban-vacuum-full"),
+            ("vacuum (analyze, full) t, u", "0 ban-vacuum-full"),
+            ("refresh materialized view m with data", "0 require-concurrent-refresh"),
+            ("reindex (verbose) table t", "0 require-concurrent-reindex"),
+            ("reindex database d", "0 require-concurrent-reindex"),
+        ];
+        for (text, rule) in found {
+            assert_eq!(of(text), [rule], "{text}");
+            let timeouts = ["0 require-lock-timeout", "0 require-statement-timeout"];
+            assert!(timeouts.iter().all(|timeout| rules(text).iter().any(|rule| rule == timeout)), "{text}");
+        }
+        for text in [
+            "vacuum",
+            "vacuum (full false, verbose) t",
+            "refresh materialized view concurrently m",
+            "reindex table concurrently t",
+            "analyze t",
+            "checkpoint",
+        ] {
+            assert_eq!(rules(text), Vec::<String>::new(), "{text}");
+        }
+        assert_eq!(of("refresh materialized view m with no data"), Vec::<String>::new());
+        assert_eq!(of("vacuum t; drop table a; vacuum full t"), ["1 ban-drop-table", "2 ban-vacuum-full"]);
+    }
+
+    #[test]
+    fn our_own_rules_are_silenced_as_squawks_are() {
+        let quiet = "set lock_timeout = '1s'; set statement_timeout = '1s';\n";
+        for comment in
+            ["-- squawk-ignore ban-drop-table, ban-cluster -- at night\n", "/* squawk-ignore ban-cluster */ "]
+        {
+            assert_eq!(rules(&format!("{quiet}{comment}cluster t")), Vec::<String>::new(), "{comment}");
+            assert_eq!(rules(&format!("{quiet}{comment}vacuum full t")), ["0 ban-vacuum-full"], "{comment}");
+            assert_eq!(rules(&format!("{quiet}{comment}\n\ncluster t")), ["0 ban-cluster"], "{comment}");
+        }
+        for comment in ["-- squawk-ignore-file\n", "-- squawk-ignore-file ban-cluster\n"] {
+            assert_eq!(rules(&format!("{comment}{quiet}\ncluster t")), Vec::<String>::new(), "{comment}");
+        }
+        let mut check = check(b"vacuum full t", &[], &[LintRule::RequireTimeoutSettings]);
+        assert_eq!(check.run().unwrap().all.len(), 1);
+        check.version = 19;
+        assert_eq!(check.run().unwrap().all[0].rule, "prefer-repack");
+        check.version = 18;
+        check.lint = Arc::new(Lint { exclude_own: vec![OwnRule::BanVacuumFull], ..Lint::clone(&check.lint) });
+        assert_eq!(check.run().unwrap().all, []);
+    }
+
+    #[test]
+    fn no_timeout_is_asked_for_where_it_would_leave_something_half_done() {
+        for text in ["create index concurrently i on t (a)", "drop index concurrently i"] {
+            assert!(rules(text).iter().all(|rule| !rule.contains("timeout")), "{text}: {:?}", rules(text));
+            assert!(rules(&text.replace("concurrently", "")).iter().any(|rule| rule.contains("timeout")), "{text}");
+        }
+    }
+
+    #[test]
     fn rules_are_left_out_and_asked_for() {
         let run = |include: &[LintRule], exclude: &[LintRule]| {
             let found = check(b"drop trigger t on a", include, exclude).run().unwrap();
@@ -175,7 +268,7 @@ mod tests {
     fn what_is_too_long_is_said_to_be_unchecked() {
         let mut long = check(format!("drop table a{}", " ".repeat(MAX_TEXT)).as_bytes(), &[], &[]);
         assert!(long.run().is_err());
-        assert_eq!(long.unchecked("because").all[0].rule, NOT_LINTED);
+        assert_eq!(long.unchecked("because").all[0].rule, OwnRule::NotLinted.as_str());
         long.text = None;
         assert!(long.run().is_err());
     }

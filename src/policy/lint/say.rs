@@ -32,7 +32,11 @@ impl Findings {
             let tables = self.tables_of(finding.statement, seen);
             let all_are = |is: fn(&Table) -> bool| !tables.is_empty() && tables.iter().all(|table| is(table));
             match finding.effect {
-                Effect::WaitsForLock if seen.lock_timeout || adds_lock_timeout => false,
+                Effect::WaitsForLock
+                    if seen.lock_timeout || adds_lock_timeout && self.is_bounded(finding.statement) =>
+                {
+                    false
+                }
                 Effect::TakesLong if seen.statement_timeout => false,
                 effect if effect.concerns_others() => !all_are(|table| table.is_new || table.is_temporary),
                 _ => !all_are(|table| table.is_temporary),
@@ -83,11 +87,16 @@ impl Findings {
             message: None,
             hint: None,
             queueing: LintAction::QUEUEING,
+            findings: Some(self.in_full(statement, seen, in_transaction)),
         }
     }
 
     fn of(&self, statement: usize) -> impl Iterator<Item = &Finding> {
         self.all.iter().filter(move |finding| finding.statement == statement)
+    }
+
+    fn is_bounded(&self, statement: usize) -> bool {
+        self.about.get(statement).is_some_and(|about| about.is_bounded)
     }
 
     fn tag(&self, statement: usize) -> &'static str {
@@ -112,6 +121,15 @@ impl Findings {
             format!("\n{}.{detail}", warning.message)
         });
         lines.collect()
+    }
+
+    /// The same with what to do instead, a paragraph for each finding.
+    fn in_full(&self, statement: usize, seen: &Seen, in_transaction: bool) -> String {
+        let paragraphs = self.warnings(statement, seen, in_transaction).map(|warning| {
+            let more = warning.detail.into_iter().chain(warning.hint);
+            more.fold(format!("{}.", warning.message), |said, line| format!("{said}\n{line}"))
+        });
+        paragraphs.collect::<Vec<_>>().join("\n\n")
     }
 
     fn instead(&self, statement: usize) -> String {
@@ -153,6 +171,10 @@ fn sentences(effect: Effect, table: &Table) -> Vec<String> {
         }
         Effect::Scans => Some(format!("to read it takes {}", takes(*bytes, READING))),
         Effect::BuildsIndex => Some(format!("to build an index takes {}", takes(*bytes, INDEXING))),
+        Effect::Fills => {
+            let all = bytes.saturating_add(*index_bytes);
+            Some(format!("its query is run, and to write it anew, with its indexes, takes {}", takes(all, REWRITING)))
+        }
         Effect::Locks | Effect::WaitsForLock => None,
         Effect::TakesLong | Effect::Other => return Vec::new(),
     };
@@ -204,8 +226,12 @@ mod tests {
     }
 
     fn findings(effects: &[Effect]) -> Findings {
-        let about =
-            About { range: 0..9, tag: "ALTER TABLE", tables: vec![ObjectName { schema: None, name: "t".to_owned() }] };
+        let about = About {
+            range: 0..9,
+            tag: "ALTER TABLE",
+            tables: vec![ObjectName { schema: None, name: "t".to_owned() }],
+            is_bounded: true,
+        };
         Findings { all: effects.iter().map(|effect| finding(*effect)).collect(), about: vec![about] }
     }
 
@@ -213,10 +239,11 @@ mod tests {
         Seen { tables: vec![(1, Table { name: "public.t".to_owned(), ..table })], ..Seen::default() }
     }
 
-    const ALL: [Effect; 7] = [
+    const ALL: [Effect; 8] = [
         Effect::Rewrites,
         Effect::Scans,
         Effect::BuildsIndex,
+        Effect::Fills,
         Effect::Locks,
         Effect::WaitsForLock,
         Effect::TakesLong,
@@ -235,6 +262,10 @@ mod tests {
         assert_eq!(left(&Seen::default(), false), ALL, "nothing is known of the table");
         let without = |gone: Effect| ALL.into_iter().filter(|effect| *effect != gone).collect::<Vec<_>>();
         assert_eq!(left(&seen(Table::default()), true), without(Effect::WaitsForLock));
+        let mut alone = findings(&ALL);
+        alone.about[0].is_bounded = false;
+        alone.sharpen(&seen(Table::default()), true);
+        assert_eq!(alone.all.len(), ALL.len(), "it cannot be bounded");
         assert_eq!(left(&Seen { lock_timeout: true, ..Seen::default() }, false), without(Effect::WaitsForLock));
         assert_eq!(left(&Seen { statement_timeout: true, ..Seen::default() }, false), without(Effect::TakesLong));
         assert_eq!(left(&seen(Table { is_new: true, ..Table::default() }), false), [Effect::Other]);

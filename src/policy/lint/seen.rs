@@ -146,6 +146,7 @@ mod tests {
     fn names_are_quoted_for_an_array() {
         let about = About {
             range: 0..0,
+            is_bounded: true,
             tag: "DROP TABLE",
             tables: vec![
                 ObjectName { schema: None, name: "a\"b\\".to_owned() },

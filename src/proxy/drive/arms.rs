@@ -26,8 +26,9 @@ enum Read {
 
 impl Drive<'_> {
     pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        // Whoever waits for a decision, perhaps for long, is read so that it is noticed when it leaves.
-        let waits = matches!(self.wait, Some(Wait::Decision { .. })) && self.up.incoming().len() < self.max_buffer;
+        // Whoever waits for a decision or a copy, perhaps for long, is read so that it is noticed when it leaves.
+        let waits = matches!(self.wait, Some(Wait::Decision { .. } | Wait::Hold(_)))
+            && self.up.incoming().len() < self.max_buffer;
         if (self.wait.is_some() && !waits) || self.session.owed() > MAX_OWED || self.unheard {
             return Ok(false);
         }
@@ -58,10 +59,13 @@ impl Drive<'_> {
 
     pub(super) fn write_server(&mut self, cx: &mut Context<'_>) -> bool {
         let moved = self.server.write(cx, &mut self.up).is_some();
+        if self.is_away() {
+            return moved;
+        }
         if !self.server.writes {
             // Its last words may still be on their way to us.
             self.up.clear();
-        } else if !self.client.reads && self.wait.is_none() && self.up.outgoing().is_empty() {
+        } else if !self.client.reads && self.wait.is_none() && !self.unheard && self.up.outgoing().is_empty() {
             // The client will send no more; what it asked for is still answered.
             if Pin::new(&mut self.server.stream).poll_shutdown(cx).is_ready() {
                 self.server.writes = false;

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use uuid::Uuid;
 
 use super::{Drive, Wait};
-use crate::change::{ChangeRequest, Enqueued, Errand, Intended, Intent, Outcome, Recording, StatementFact};
+use crate::change::{ChangeRequest, Enqueued, Errand, Intended, Intent, Noted, Outcome, Recording, StatementFact};
 use crate::config::OnFailure;
 use crate::proxy::cancel::{Backend, Entry, Target};
 use crate::proxy::errand;
@@ -116,7 +116,7 @@ impl Drive<'_> {
     fn request(&self, requests: Vec<ChangeRequest>) -> Wait {
         let shared = self.relay.shared.clone();
         // Only a single one waits.
-        let waits = requests.first().and_then(|request| Some((request.id, request.wait?)));
+        let waits = requests.first().and_then(|request| Some((request.released_to(), request.wait?)));
         let answer = Box::pin(async move {
             let (timeout, max_open) = {
                 let config = shared.config.load();
@@ -132,26 +132,27 @@ impl Drive<'_> {
     }
 
     /// Waits until a change request is decided on.
-    pub(super) fn await_decision(&self, number: i64, run: Uuid, wait: Duration) -> Wait {
+    pub(super) fn await_decision(&self, noted: Noted, run: Option<Uuid>, wait: Duration) -> Wait {
         let shared = self.relay.shared.clone();
         self.place.await_decision(true);
-        let answer = Box::pin(async move { shared.history.await_decision(number, run, wait).await });
-        Wait::Decision { number, answer }
+        let awaited = noted.clone();
+        let answer = Box::pin(async move { shared.history.await_decision(awaited, run, wait).await });
+        Wait::Decision { noted, answer }
     }
 
     /// What a wait for a decision came to, if it is over.
     pub(super) fn poll_decision(
         &self,
-        number: i64,
+        noted: &Noted,
         answer: &mut Pin<Box<dyn Future<Output = Enqueued> + Send>>,
         cx: &mut Context<'_>,
     ) -> Option<Enqueued> {
         let answer = match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => answer,
-            Poll::Pending if self.place.is_cancelled() => Enqueued::Cancelled(number),
+            Poll::Pending if self.place.is_cancelled() => Enqueued::Cancelled(noted.number),
             // Nobody waits any more, or not for long: the request stays.
             Poll::Pending if !self.client.reads || self.relay.shared.clients.is_draining() => {
-                Enqueued::Waiting(vec![number])
+                Enqueued::Noted(vec![noted.clone()])
             }
             Poll::Pending => return None,
         };

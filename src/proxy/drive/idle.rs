@@ -85,8 +85,12 @@ impl Drive<'_> {
     /// Whether `PAUSE` holds this session: its client is read once, so that it is noticed when it leaves, and what it says
     /// waits. Only between statements and outside a transaction.
     pub(super) fn is_held(&mut self) -> bool {
-        self.relay.shared.clients.pause.is_on()
-            && !self.is_errand
+        self.relay.shared.clients.pause.is_on() && self.is_at_rest()
+    }
+
+    /// Whether nothing is under way: it is between statements and outside a transaction.
+    pub(super) fn is_at_rest(&mut self) -> bool {
+        !self.is_errand
             && self.login.is_none()
             && (self.up.is_empty() || self.unheard)
             && self.down.is_empty()

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use super::{Arm, Drive, End, Wait};
 use crate::change::{Move, SessionFacts, Stays};
 use crate::policy::Who;
-use crate::proxy::again::{self, Arrival};
+use crate::proxy::again::{self, Arrival, TERMINATE};
 use crate::proxy::handshake::{most, too_many};
 use crate::session::Session;
 use crate::wire::frame::{HEADER, Head, cstr};
@@ -18,9 +18,6 @@ use crate::wire::pipe::Pipe;
 
 /// A server connection on the other branch, and what the session is there.
 pub(super) type Place = (Arrival, Arc<SessionFacts>);
-
-/// The server is told that nobody is there any more; it would find out without.
-const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 impl Drive<'_> {
     /// Logs in on the other branch. Cancel safe: what is not done is dropped.
@@ -55,20 +52,24 @@ impl Drive<'_> {
             });
             let limit = shared.config.load().limits.login_timeout;
             let began = Instant::now();
-            let arrival = tokio::time::timeout(limit, again::log_in(&shared, &identity, &facts, moving.carried)).await;
+            let arriving = async {
+                shared.clients.holds.over(&facts.database).await;
+                again::log_in(&shared, &identity, &facts, moving.carried).await
+            };
+            let arrival = tokio::time::timeout(limit, arriving).await;
             shared
                 .metrics
                 .server_connected(facts.branch.as_deref(), matches!(arrival, Ok(Ok(_))).then(|| began.elapsed()));
             match arrival {
                 Ok(Ok(arrival)) => Ok((arrival, facts)),
-                Ok(Err(reason)) => Err(stays(reason)),
+                Ok(Err(not_in)) => Err(stays(not_in.reason)),
                 Err(_) => Err(stays("logging in there took too long".to_owned())),
             }
         });
         Wait::Move { answer, place: None }
     }
 
-    /// Goes on there. The client's bytes, its cancel key and its place among the clients stay as they are.
+    /// Goes on there.
     pub(super) fn arrive(&mut self, (arrival, facts): Place) -> Result<(), End> {
         let shared = &self.relay.shared;
         let here = |drive: &Self| drive.facts.branch.clone();
@@ -87,9 +88,22 @@ impl Drive<'_> {
         shared.metrics.client_joined(facts.branch.as_deref());
         self.session.ended(Instant::now(), &mut self.fx);
         self.apply();
+        let parameters = self.change_server(arrival, facts, Session::take_over)?;
+        self.down.push(&parameters.concat());
+        Ok(())
+    }
 
+    /// Puts this connection in the place of the server's. The client's bytes, its cancel key and its place among the clients stay as
+    /// they are; the new session takes over from the old one what it is to have of it. Returns the last ParameterStatus of each
+    /// parameter, for the client.
+    pub(super) fn change_server(
+        &mut self,
+        arrival: Arrival,
+        facts: Arc<SessionFacts>,
+        take_over: impl FnOnce(&mut Session, &mut Session),
+    ) -> Result<Vec<Vec<u8>>, End> {
         let mut session = Session::new(facts.clone(), String::new(), self.secret, false, Instant::now());
-        session.take_over(&mut self.session);
+        take_over(&mut session, &mut self.session);
         self.session = session;
         let mut old = std::mem::replace(&mut self.server, Arm::new(arrival.server)).stream;
         tokio::spawn(async move {
@@ -113,8 +127,7 @@ impl Drive<'_> {
         let matched = self.match_greeting();
         let mut heard = std::mem::replace(&mut self.down, client);
         matched?;
-        self.down.push(&parameters(&mut heard));
-        Ok(())
+        Ok(parameters(&mut heard))
     }
 
     /// As [`Drive::match_server`], of a login that the client has no part in.
@@ -129,7 +142,7 @@ impl Drive<'_> {
 }
 
 /// The last ParameterStatus of each parameter.
-fn parameters(heard: &mut Pipe) -> Vec<u8> {
+fn parameters(heard: &mut Pipe) -> Vec<Vec<u8>> {
     let mut rest = heard.outgoing();
     let mut last = BTreeMap::new();
     while let Ok(Some(head)) = Head::read(rest) {
@@ -137,9 +150,9 @@ fn parameters(heard: &mut Pipe) -> Vec<u8> {
         if head.tag == b'S'
             && let Some((name, _)) = cstr(frame.get(HEADER..).unwrap_or_default())
         {
-            last.insert(name, frame);
+            last.insert(name, frame.to_vec());
         }
         rest = after;
     }
-    last.into_values().collect::<Vec<_>>().concat()
+    last.into_values().collect()
 }

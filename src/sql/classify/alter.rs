@@ -109,7 +109,14 @@ fn rename(rename: &nodes::RenameStmt) -> Facts {
         (_, None) if matches!(rename.object(), Node::None) => name::plain(rename.subname()),
         (_, None) => name::object(kind, rename.object()),
     };
-    let facts = Facts::alter(kind, objects).action("rename");
+    let of_a_part = matches!(
+        rename.rename_type,
+        ObjectType::OBJECT_COLUMN
+            | ObjectType::OBJECT_ATTRIBUTE
+            | ObjectType::OBJECT_TABCONSTRAINT
+            | ObjectType::OBJECT_DOMCONSTRAINT
+    );
+    let facts = Facts::alter(kind, objects).action("rename").renamed_to(rename.newname().filter(|_| !of_a_part));
     if kind == kind::ROLE { facts.class(Class::Role) } else { facts }
 }
 

@@ -16,6 +16,7 @@ pub struct Facts {
     pub action: Option<&'static str>,
     pub object_type: Option<&'static str>,
     pub objects: Vec<ObjectName>,
+    pub renamed_to: Option<String>,
     pub transactional: bool,
     pub temporary: bool,
     pub only_adds: bool,
@@ -34,6 +35,7 @@ impl Facts {
             action: None,
             object_type: None,
             objects: Vec::new(),
+            renamed_to: None,
             transactional: true,
             temporary: false,
             only_adds: false,
@@ -90,6 +92,10 @@ impl Facts {
         Self { only_adds: adds, ..self }
     }
 
+    pub fn renamed_to(self, name: Option<&str>) -> Self {
+        Self { renamed_to: name.map(str::to_owned), ..self }
+    }
+
     pub fn setting(self, setting: Option<String>) -> Self {
         Self { setting, ..self }
     }
@@ -124,6 +130,7 @@ impl Facts {
             action,
             object_type,
             objects,
+            renamed_to,
             transactional,
             temporary,
             only_adds,
@@ -139,6 +146,7 @@ impl Facts {
             action,
             object_type,
             objects,
+            renamed_to,
             transactional,
             temporary,
             only_adds,
