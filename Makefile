@@ -1,7 +1,7 @@
 # Each target installs what it needs (scripts/setup.sh) and nothing that is there already.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit transparency regress clients fuzz lint lint-workflows deny bench packages test-packages test-installed container test-container test-kubernetes test-monitoring test-upgrade test-operations sbom checksums release-check release-notes test-release msrv released-sql setup
+.PHONY: help demo test unit transparency regress clients fuzz lint lint-workflows deny bench instructions packages test-packages test-installed container test-container test-kubernetes test-monitoring test-upgrade test-operations sbom checksums release-check release-notes test-release msrv released-sql setup
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -54,6 +54,11 @@ bench: ## The proxy against direct, HAProxy and pgbouncer, interleaved (ARGS="--
 	@scripts/setup.sh bench
 	@scripts/cargo build --release --bin pggit-proxy
 	@python3 bench/run.py $(ARGS)
+
+instructions: ## What recording costs the server, counted instead of timed: instructions for each schema change (ARGS="--statements 40")
+	@scripts/setup.sh instructions
+	@scripts/cargo build --bin pggit-proxy
+	@python3 bench/instructions.py $(ARGS)
 
 packages: ## target/packages: .deb and .rpm
 	@scripts/setup.sh packages

@@ -35,6 +35,14 @@ def psql(port: int, database: str, sql: str, **options) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
 
 
+def migrate(program: str, port: int) -> None:
+    """The schema pggit in both recorded databases, each with its way of recording."""
+    for database, capture in (("bench", "trigger"), ("injected", "inject")):
+        url = f"postgres://postgres@127.0.0.1:{port}/{database}"
+        command = [program, "migrate", "up", "--capture", capture, "--database-url", url]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 def login(port: int, database: str, encrypted: bool = False) -> socket.socket:
     """A raw connection, logged in."""
     connection = socket.create_connection(("127.0.0.1", port))
@@ -101,10 +109,7 @@ class Bench:
         psql(port, "bench", f"INSERT INTO wide SELECT repeat('x', 1000) FROM generate_series(1, {rows})")
         psql(port, "bench", "CREATE UNLOGGED TABLE copied (a int, b int, c int, filler text)")
         psql(port, "bench", "VACUUM ANALYZE")
-        for database, capture in (("bench", "trigger"), ("injected", "inject")):
-            url = f"postgres://postgres@127.0.0.1:{port}/{database}"
-            subprocess.run([self.options.program, "migrate", "up", "--capture", capture, "--database-url", url], check=True,
-                           stdout=subprocess.DEVNULL)
+        migrate(self.options.program, port)
         line = "\t7\t42\t" + "y" * 90 + "\n"
         self.copy_file = self.machine.directory / "copy.txt"
         self.copy_file.write_text("".join(f"{n}{line}" for n in range(self.options.megabytes * 10_000)))

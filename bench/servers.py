@@ -108,19 +108,24 @@ class Machine:
             [*unprivileged(), *map(str, initdb)], check=True, stdout=subprocess.DEVNULL, cwd="/",
             env={**os.environ, "LC_ALL": "C"},
         )
+        # Not on the command line: schema changes are measured with it, too.
+        with open(data / "postgresql.auto.conf", "a") as file:
+            file.write("fsync = off\nfull_page_writes = off\n")
+        return self.run_postgres([])
+
+    def run_postgres(self, under: list[str]) -> Target:
+        """The server on the data there is; `under` is what runs it."""
+        data = self.directory / "data"
         settings = {
             "listen_addresses": "127.0.0.1", "unix_socket_directories": self.directory, "shared_buffers": "512MB", "max_connections": 600, "max_wal_size": "8GB",
             "autovacuum": "off", "checkpoint_timeout": "1h",
             # For those who ask for it; whoever measures without says sslmode=disable.
             "ssl": "on", "ssl_cert_file": self.certificate, "ssl_key_file": self.key,
         }
-        # Not on the command line: schema changes are measured with it, too.
-        with open(data / "postgresql.auto.conf", "a") as file:
-            file.write("fsync = off\nfull_page_writes = off\n")
         # Between finding a free port and using it, somebody else may take it.
         for _ in range(10):
             port = free_port()
-            command = [*unprivileged(), self.bin / "postgres", "-D", data, "-p", port]
+            command = [*unprivileged(), *under, self.bin / "postgres", "-D", data, "-p", port]
             for key, value in settings.items():
                 command += ["-c", f"{key}={value}"]
             process = self.start(command, "postgres.log")
@@ -132,6 +137,11 @@ class Machine:
                 continue
             return Target("direct", port, None)
         raise SystemExit("no free port for PostgreSQL")
+
+    def stop_postgres(self) -> None:
+        """In order, so that it may start again."""
+        stop = [self.bin / "pg_ctl", "-D", self.directory / "data", "-m", "fast", "-w", "stop"]
+        subprocess.run([*unprivileged(), *map(str, stop)], check=True, stdout=subprocess.DEVNULL, cwd="/")
 
     def start_proxy(self, server: int, workers: int, program: str, database: str) -> Target:
         config = self.directory / "pggit-proxy.toml"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for one purpose, and nothing that is there already.
-#   scripts/setup.sh build | demo | tests | bench | clients | packages | container | kubernetes | workflows | monitoring
+#   scripts/setup.sh build | demo | tests | bench | instructions | clients | packages | container | kubernetes | workflows | monitoring
 # Installing needs apt-get and root (or sudo); elsewhere this says what to install and stops.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,8 +9,8 @@ source scripts/lib.sh
 
 purpose=${1:-build}
 case $purpose in
-    build | demo | tests | bench | clients | packages | container | kubernetes | workflows | monitoring) ;;
-    *) fail "usage: scripts/setup.sh build|demo|tests|bench|clients|packages|container|kubernetes|workflows|monitoring" ;;
+    build | demo | tests | bench | instructions | clients | packages | container | kubernetes | workflows | monitoring) ;;
+    *) fail "usage: scripts/setup.sh build|demo|tests|bench|instructions|clients|packages|container|kubernetes|workflows|monitoring" ;;
 esac
 
 missing=()
@@ -46,6 +46,11 @@ fi
 if [ "$purpose" = bench ]; then
     need haproxy test -x /usr/sbin/haproxy -o -x "$(command -v haproxy || echo /nowhere)"
     need pgbouncer test -x /usr/sbin/pgbouncer -o -x "$(command -v pgbouncer || echo /nowhere)"
+    need python3 command -v python3
+fi
+if [ "$purpose" = instructions ]; then
+    need valgrind command -v valgrind
+    need openssl command -v openssl
     need python3 command -v python3
 fi
 if [ "$purpose" = clients ]; then
