@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use support::copies::{Brake, each, is_ended, pid, tags};
 use support::proxy::run;
 use support::wire::{extended, query};
-use support::{PATIENCE, PgServer, Proxy, Wire, psql, versions};
+use support::{PATIENCE, PgServer, Proxy, Wire, eventually, psql, versions};
 
 const COPY: &str = "create branch copy from main with data";
 
@@ -73,6 +73,61 @@ fn a_proxy_that_ends_lets_its_clients_go_and_finishes_for_those_who_have_asked()
         assert!(other.wait_exit(PATIENCE).is_some_and(|status| status.success()), "{}", other.log());
         assert_eq!(mine.value("select count(*) from t"), "1001");
         assert_eq!(it.copied("copy", "select count(*) from t"), "1000");
+    });
+}
+
+#[test]
+fn a_copy_of_the_main_database_cuts_off_no_other_work_on_branches() {
+    each(|it| {
+        it.proxy.control(COPY);
+        it.proxy.control("create branch old from copy with data");
+        let mut client = it.client();
+        let own = it.server.psql(&it.database, "select database from pggit.branches where name = 'copy'");
+        // What has begun before is waited for, and nobody is held meanwhile.
+        let brake = Brake::on(it.server);
+        scope(|scope| {
+            let dropping = scope.spawn(|| it.proxy.control("drop branch old"));
+            let begun = "select status from pggit.branches where name = 'old'";
+            assert!(eventually(PATIENCE, || it.sql(begun) == "dropping"), "{}", it.proxy.log());
+            let copying = scope.spawn(|| it.proxy.control("create branch two from main with data"));
+            let waiting = format!(
+                "select count(*) from pg_locks l join pg_database d on d.oid = l.database \
+                 where d.datname = '{}' and l.locktype = 'advisory' and not l.granted",
+                it.database
+            );
+            assert!(eventually(PATIENCE, || it.sql(&waiting) == "1"), "{}", it.proxy.log());
+            assert_eq!(client.value("select count(*) from t"), "1000");
+            brake.release();
+            dropping.join().unwrap();
+            copying.join().unwrap();
+        });
+        // What would begin while it is about to be copied is refused.
+        let mut worker = it.client();
+        worker.rows("begin");
+        scope(|scope| {
+            let copying = scope.spawn(|| it.proxy.control("create branch three from main with data"));
+            assert!(eventually(PATIENCE, || it.states() == "held, idle in transaction"), "{}", it.states());
+            for command in ["create branch four from copy with data", "alter branch copy protect", "drop branch copy"] {
+                let error = it.refused(command);
+                assert!(error.contains("55006") && error.contains("main database is just being copied"), "{error}");
+            }
+            worker.rows("commit");
+            copying.join().unwrap();
+        });
+        // A copy of another branch, which may take hours, goes on beside it.
+        let brake = Brake::on(it.server);
+        scope(|scope| {
+            let four = scope.spawn(|| it.proxy.control("create branch four from copy with data"));
+            it.copy_of_has_begun(&own);
+            let five = it.begin_copy(scope, "five");
+            brake.release();
+            four.join().unwrap();
+            five.join().unwrap();
+        });
+        for name in ["two", "three", "four", "five"] {
+            assert_eq!(it.copied(name, "select count(*) from t"), "1000", "{name}");
+        }
+        assert_eq!(client.value("select count(*) from t"), "1000");
     });
 }
 

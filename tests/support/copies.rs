@@ -73,10 +73,14 @@ impl Repository {
 
     /// Waits until the server is at a copy that a [`Brake`] stops.
     pub fn copy_has_begun(&self) {
+        self.copy_of_has_begun(&self.database);
+    }
+
+    /// The same of another database.
+    pub fn copy_of_has_begun(&self, database: &str) {
         let waiting = format!(
-            "select count(*) from pg_stat_activity where query like 'CREATE DATABASE%TEMPLATE \"{}\"%' \
-             and wait_event_type = 'Lock'",
-            self.database
+            "select count(*) from pg_stat_activity where query like 'CREATE DATABASE%TEMPLATE \"{database}\"%' \
+             and wait_event_type = 'Lock'"
         );
         assert!(eventually(PATIENCE, || self.server.psql("postgres", &waiting) == "1"), "{}", self.proxy.log());
     }

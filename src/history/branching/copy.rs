@@ -6,7 +6,8 @@
 //!
 //! The parent may be the main database, in which the locks are; nobody can hold one there while it is copied. So the row says
 //! 'copying', and which server process is at it. That process is in another database, and stays until all is done: the sweep leaves the
-//! row alone as long as it lives.
+//! row alone as long as it lives. No work on branches of any proxy may be cut off by that: it is waited for, before anybody is held
+//! ([`Lock::Work`]), and while a copy of another branch is made, its connections are not in the main database, either.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::database::{self, Shape, Strategy};
 use super::error::BranchError;
 use super::hold::Hold;
 use super::remove::Force;
-use super::rows::{self, Tip};
+use super::rows::{self, Lock, Tip};
 use super::sql::{connect, run};
 use super::template::NEW_KEY;
 use super::{NewBranch, Stage, Told};
@@ -26,8 +27,11 @@ use crate::history::APPLICATION_NAME;
 use crate::history::connect::{RecorderError, Server, bounded, sqlstate};
 use crate::history::recorder::{close, instance};
 
-/// Where one may be while the main database is copied. Not in template1, if it can be helped: everybody's CREATE DATABASE needs it.
-const ELSEWHERE: [&str; 2] = ["postgres", "template1"];
+/// Where one may be while a database is copied, the better place last: everybody's CREATE DATABASE needs template1.
+const ELSEWHERE: [&str; 2] = ["template1", "postgres"];
+
+/// How long others may be at work in the main database before it is not copied.
+const WORK: &str = "20s";
 
 /// How often it is looked who is there.
 const LOOK: Duration = Duration::from_millis(100);
@@ -47,11 +51,10 @@ pub(super) async fn copy(
     told: &Told<'_>,
 ) -> Result<(), BranchError> {
     let shape = database::shape(main, &parent.database).await?;
-    let elsewhere = match ELSEWHERE.into_iter().find(|place| *place != server.main) {
-        Some(place) if parent.database == server.main => place,
-        Some(_) | None => server.main.as_str(),
-    };
-    let mut copier = connect(server, elsewhere).await?;
+    if parent.database == server.main {
+        alone(main, parent).await?;
+    }
+    let (mut copier, elsewhere) = connect_elsewhere(server, parent).await?;
     let by = pid_and_start(&mut copier).await?;
     told(Stage::Hold);
     let hold = Hold::begin(main, parent, by).await?;
@@ -61,8 +64,7 @@ pub(super) async fn copy(
     }
     rows::copying(main, &new.name, by).await?;
     // Whoever is in the database that is copied stands in the way, this one not excepted.
-    let again = std::mem::replace(main, connect(server, elsewhere).await?);
-    close(again).await;
+    close(std::mem::replace(main, connect(server, elsewhere).await?)).await;
     told(Stage::Data);
     // Neither is cut short: CREATE DATABASE would go on at the server, and nobody would know of the database; and what ends sessions
     // might still end those that come after it.
@@ -76,10 +78,10 @@ pub(super) async fn copy(
     if let Err(error) = kept_out {
         tracing::warn!(%error, "sessions cannot be ended");
     }
-    let lock = connect(server, &server.main).await;
-    close(std::mem::replace(main, lock?)).await;
+    let back = back_at_work(server, &mut copier).await?;
+    close(std::mem::replace(main, back)).await;
     hold.end(main).await?;
-    rows::Lock::Branch(&new.name).take(main).await?;
+    Lock::Branch(&new.name).take(main).await?;
     copied?;
     database::carry_over(main, &parent.database, database).await?;
     let tip = make_own(server, database, &new.name, &parent.name).await?;
@@ -87,6 +89,49 @@ pub(super) async fn copy(
     close(copier).await;
     tracing::info!(branch = new.name, parent = parent.name, maker = instance(), "a branch with data is made");
     Ok(())
+}
+
+/// Waits until nobody else is at work in the main database.
+async fn alone(main: &mut PgConnection, parent: &Branch) -> Result<(), BranchError> {
+    run(main, &format!("SET lock_timeout = '{WORK}'")).await?;
+    // Two who kept their share would wait for each other.
+    Lock::Work.unshare(main).await?;
+    match Lock::Work.take(main).await {
+        Err(error) if sqlstate(&error) == Some("55P03") => Err(BranchError::AtWork(parent.name.clone())),
+        taken => Ok(taken?),
+    }
+}
+
+/// A connection to a database that is neither the main one nor copied here; where there is none, to the main one.
+async fn connect_elsewhere<'a>(server: &'a Server, parent: &Branch) -> Result<(PgConnection, &'a str), BranchError> {
+    let main = server.main.as_str();
+    let mut places = vec![main];
+    places.extend(ELSEWHERE.into_iter().filter(|place| *place != main));
+    places.retain(|place| *place != parent.database);
+    loop {
+        // One is left at least: of two or three names one is left out.
+        let place = places.pop().unwrap_or(main);
+        match connect(server, place).await {
+            Err(error) if !places.is_empty() => tracing::debug!(%error, place, "a copy is run from another database"),
+            reached => return reached.map(|connection| (connection, place)),
+        }
+    }
+}
+
+/// A connection to the main database, where it is being copied, after that; as long as the copier is there.
+async fn back_at_work(server: &Server, copier: &mut PgConnection) -> Result<PgConnection, BranchError> {
+    loop {
+        let reached = match connect(server, &server.main).await {
+            Ok(mut main) => Lock::Work.share(&mut main).await.map(|()| main).map_err(BranchError::from),
+            Err(error) => Err(error),
+        };
+        match reached {
+            Err(error) => tracing::debug!(%error, "the main database cannot be reached after a copy"),
+            reached => return reached,
+        }
+        run(copier, "SELECT 1").await?;
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// With a reflink where server and file system can (PostgreSQL 18), else file by file.

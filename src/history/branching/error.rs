@@ -59,6 +59,12 @@ pub enum BranchError {
     /// It is copied already.
     #[error("branch \"{0}\" is just being copied by somebody else")]
     Copied(String),
+    /// All sessions in the main database are about to be ended, as it is copied.
+    #[error("the main database is just being copied by somebody else")]
+    MainCopied,
+    /// Others are at work in the main database, which is to be copied.
+    #[error("branch \"{0}\" cannot be copied now: other branches are just being created, changed or dropped")]
+    AtWork(String),
     /// Somebody cannot be held while it is copied.
     #[error("branch \"{name}\" cannot be copied now: not all of its clients can be held meanwhile")]
     Unheld {
@@ -130,6 +136,7 @@ impl BranchError {
             Self::DatabaseTaken(_) => "42P04",
             Self::TooMany { .. } => "53400",
             Self::Busy(_) | Self::InUse { .. } | Self::Copied(_) | Self::Unheld { .. } => "55006",
+            Self::MainCopied | Self::AtWork(_) => "55006",
             Self::Unknown { .. } => "3D000",
             Self::Default(_) | Self::Declared(_) | Self::Protected(_) | Self::Restless(_) => "55000",
             Self::NoTemplate { .. } => "02000",
@@ -147,7 +154,7 @@ impl BranchError {
         match self {
             Self::InUse { sessions, .. } => Some(format!("Connected: {}.", sessions.join("; "))),
             Self::Unheld { sessions, .. } => Some(format!("{}.", sessions.join("; "))),
-            Self::Copied(_) => None,
+            Self::Copied(_) | Self::MainCopied | Self::AtWork(_) => None,
             Self::BadName { .. } | Self::Taken(_) | Self::DatabaseTaken(_) | Self::Busy(_) | Self::Unknown { .. } => {
                 None
             }
@@ -171,7 +178,9 @@ impl BranchError {
             Self::Unheld { .. } => {
                 "Nobody was disturbed. Let them end what they have there, or add FORCE, which ends them.".to_owned()
             }
-            Self::Busy(_) | Self::Copied(_) | Self::Restless(_) => "Try again.".to_owned(),
+            Self::Busy(_) | Self::Copied(_) | Self::MainCopied | Self::AtWork(_) | Self::Restless(_) => {
+                "Try again.".to_owned()
+            }
             Self::Declared(_) => "Change it there, and RELOAD.".to_owned(),
             Self::TooMany { .. } => "Drop those that nobody needs.".to_owned(),
             Self::Protected(name) => format!("ALTER BRANCH \"{name}\" UNPROTECT first."),

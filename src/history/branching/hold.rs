@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
@@ -66,6 +67,10 @@ const LOOK_AT_ALL: &str = "WITH said AS ( \
 const ALL_ANSWERED: &str = "SELECT NOT EXISTS (SELECT FROM pggit.heartbeats b WHERE b.beat_at > now() - interval '1 minute' \
          AND NOT EXISTS (SELECT FROM pggit.held_sessions h WHERE h.hold = $1 AND h.proxy = b.proxy))";
 
+/// Holds whose maker is alive.
+const ALIVE: &str = "EXISTS (SELECT FROM pg_stat_activity a \
+     WHERE a.pid = h.maker_pid AND coalesce(a.backend_start = h.maker_start, true))";
+
 #[derive(Debug, sqlx::FromRow)]
 struct Session {
     pid: Option<i32>,
@@ -75,17 +80,20 @@ struct Session {
     in_transaction: bool,
 }
 
+/// Whether the branch of that database is held.
+pub(super) async fn is_on(main: &mut PgConnection, database: &str) -> Result<bool, RecorderError> {
+    let sql = format!("SELECT EXISTS (SELECT FROM pggit.holds h WHERE h.database = $1 AND {ALIVE})");
+    bounded(sqlx::query_scalar(AssertSqlSafe(sql)).bind(database).fetch_one(main)).await
+}
+
 /// A branch that is held. It is over when the row is gone, or the server process that copies.
 pub(super) struct Hold(Uuid);
 
 impl Hold {
     /// Asks the clients of the branch to come to rest. `by` is who will copy.
     pub async fn begin(main: &mut PgConnection, branch: &Branch, by: Process) -> Result<Self, BranchError> {
-        let lost = sqlx::query(
-            "DELETE FROM pggit.holds h WHERE NOT EXISTS (SELECT FROM pg_stat_activity a \
-             WHERE a.pid = h.maker_pid AND coalesce(a.backend_start = h.maker_start, true))",
-        );
-        bounded(lost.execute(&mut *main)).await?;
+        let lost = format!("DELETE FROM pggit.holds h WHERE NOT {ALIVE}");
+        bounded(sqlx::query(AssertSqlSafe(lost)).execute(&mut *main)).await?;
         let said = "DELETE FROM pggit.held_sessions s WHERE NOT EXISTS (SELECT FROM pggit.holds h WHERE h.id = s.hold)";
         bounded(sqlx::query(said).execute(&mut *main)).await?;
         let insert = sqlx::query_scalar(

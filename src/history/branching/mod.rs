@@ -210,9 +210,20 @@ fn find(branches: &Branches, name: &str) -> Result<Branch, BranchError> {
     }
 }
 
+/// A connection to the main database that nobody ends to copy that database.
+async fn at_work(server: &Server) -> Result<PgConnection, BranchError> {
+    let mut main = sql::connect(server, &server.main).await?;
+    // In this order: who copies has the lock first, and gives it up when the hold is there.
+    if Lock::Work.try_share(&mut main).await? && !hold::is_on(&mut main, &server.main).await? {
+        return Ok(main);
+    }
+    close(main).await;
+    Err(BranchError::MainCopied)
+}
+
 /// A connection to the main database that has the branch's lock.
 async fn locked(server: &Server, name: &str) -> Result<PgConnection, BranchError> {
-    let mut main = sql::connect(server, &server.main).await?;
+    let mut main = at_work(server).await?;
     if Lock::Branch(name).try_take(&mut main).await? {
         return Ok(main);
     }

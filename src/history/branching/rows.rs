@@ -53,6 +53,8 @@ pub(super) enum Lock<'a> {
     Template(&'a str),
     /// Whoever sweeps.
     Sweep,
+    /// Shared by whoever is at work in the main database; alone: whoever is about to end all sessions there, as he copies it.
+    Work,
 }
 
 impl Lock<'_> {
@@ -61,12 +63,19 @@ impl Lock<'_> {
             Self::Branch(name) => format!("pggit.branch {name}"),
             Self::Template(database) => format!("pggit.template {database}"),
             Self::Sweep => "pggit.branch_sweep".to_owned(),
+            Self::Work => "pggit.branch_work".to_owned(),
         }
     }
 
     /// Takes it, if nobody has it.
     pub async fn try_take(self, connection: &mut PgConnection) -> Result<bool, RecorderError> {
         let taken = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtextextended($1, 0))").bind(self.key());
+        bounded(taken.fetch_one(connection)).await
+    }
+
+    /// Shares it, unless somebody has it alone, or waits for that.
+    pub async fn try_share(self, connection: &mut PgConnection) -> Result<bool, RecorderError> {
+        let taken = sqlx::query_scalar("SELECT pg_try_advisory_lock_shared(hashtextextended($1, 0))").bind(self.key());
         bounded(taken.fetch_one(connection)).await
     }
 

@@ -9,7 +9,7 @@ use super::database::{self, Sessions};
 use super::error::BranchError;
 use super::remove::{self, Force};
 use super::rows::{self, Lock};
-use super::{sql, templates};
+use super::templates;
 use crate::history::Inner;
 use crate::history::connect::Server;
 use crate::history::recorder::{close, instance};
@@ -37,7 +37,7 @@ pub(in crate::history) async fn keep_sweeping(inner: Arc<Inner>) {
 /// One sweep; says what was taken away. Another one that is under way is enough.
 pub async fn sweep(server: &Server) -> Result<Vec<String>, BranchError> {
     // Most often there is nothing to do, and one question tells.
-    let mut main = sql::connect(server, &server.main).await?;
+    let mut main = super::at_work(server).await?;
     let swept = match Lock::Sweep.try_take(&mut main).await? {
         true => sweep_locked(&mut main).await,
         false => Ok(Vec::new()),
