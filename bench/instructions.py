@@ -45,7 +45,7 @@ def connect(port: int, database: str):
 def counted(counts: pathlib.Path) -> int:
     """A server process writes its counts when it ends."""
     for _ in range(600):
-        found = re.search(r"^(?:totals|summary): (\d+)", counts.read_text(), re.M) if counts.exists() else None
+        found = re.search(r"^totals: (\d+)", counts.read_text(), re.M) if counts.exists() else None
         if found:
             return int(found.group(1))
         time.sleep(0.1)

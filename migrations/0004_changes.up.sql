@@ -41,8 +41,10 @@ CREATE TABLE pggit.changes (
     created_by       text NOT NULL DEFAULT SESSION_USER,
     role_name        text NOT NULL DEFAULT pggit.client_role(),
     application_name text DEFAULT pg_catalog.current_setting('application_name'),
-    client_addr      inet DEFAULT pggit.client_addr(),
-    client_port      integer DEFAULT pggit.client_port(),
+    -- Of the proxy's client, else of the server's own.
+    client           text DEFAULT pggit.current_client(),
+    client_addr      inet DEFAULT pg_catalog.inet_client_addr(),
+    client_port      integer DEFAULT pg_catalog.inet_client_port(),
     backend_pid      integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
     xid              xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
     message          text DEFAULT pggit.current_message(),
@@ -152,7 +154,8 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
             ELSE pg_catalog.quote_ident(p.shape -> c.objsubid::text ->> 0) || ' ' || (p.shape -> c.objsubid::text ->> 1)
                  || CASE WHEN (p.shape -> c.objsubid::text ->> 2)::boolean THEN ' NOT NULL' ELSE '' END END AS old_definition,
        c.new_definition, c.sql_executed, c.captured_by, c.via_proxy, c.created_at, c.created_by, c.role_name,
-       c.application_name, c.client_addr, c.client_port, c.backend_pid, c.xid, c.ordinal,
+       c.application_name, CASE WHEN c.client IS NULL THEN c.client_addr ELSE pggit.address_of(c.client) END AS client_addr,
+       CASE WHEN c.client IS NULL THEN c.client_port ELSE pggit.port_of(c.client) END AS client_port, c.backend_pid, c.xid, c.ordinal,
        c.rerouted_from
   FROM pggit.changes c
   LEFT JOIN LATERAL (

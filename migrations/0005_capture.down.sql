@@ -14,6 +14,7 @@ DROP FUNCTION pggit.record_ddl();
 DROP FUNCTION pggit.begin_recording();
 DROP FUNCTION pggit.is_migrating();
 DROP FUNCTION pggit.takes_along();
+DROP FUNCTION pggit.has_like(text);
 DROP FUNCTION pggit.is_own(text);
 DROP FUNCTION pggit.enter_extension(integer);
 DROP FUNCTION pggit.extension_depth();

@@ -50,14 +50,13 @@ BEGIN
         objects := ARRAY(SELECT k.conrelid FROM pg_index x JOIN pg_constraint k ON k.conrelid = x.indrelid AND k.conindid = rel
                           WHERE x.indexrelid = rel AND k.xmin = written);
     ELSE
-        -- Its indexes, and the sequences of its columns: those that were written.
-        objects := ARRAY(SELECT x.indexrelid FROM pg_index x WHERE x.indrelid = rel)
+        -- Its indexes, and the sequences of its columns: those that were written. OFFSET 0: by index, for one after the other.
+        objects := ARRAY(SELECT x.indexrelid FROM pg_index x
+                          WHERE x.indrelid = rel AND EXISTS (SELECT FROM pg_class c WHERE c.oid = x.indexrelid AND c.xmin = written OFFSET 0))
             || ARRAY(SELECT d.objid FROM pg_depend d
                       WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = rel AND d.refobjsubid > 0
-                        AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i'));
-        IF objects <> '{}' THEN
-            objects := ARRAY(SELECT c.oid FROM pg_class c WHERE c.oid = ANY (objects) AND c.xmin = written AND c.relkind IN ('i', 'I', 'S'));
-        END IF;
+                        AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i')
+                        AND EXISTS (SELECT FROM pg_class c WHERE c.oid = d.objid AND c.xmin = written AND c.relkind = 'S' OFFSET 0));
         IF objects <> '{}' THEN
             -- A table that is rewritten touches its indexes, too: those made, renamed or moved.
             objects := ARRAY(
@@ -132,7 +131,7 @@ RETURN pg_catalog.set_config('pggit.extension', greatest(pggit.extension_depth()
 
 -- Our own schemas: pggit, and those in which a migration keeps tables as they were before it.
 CREATE FUNCTION pggit.is_own(schema_name text) RETURNS boolean LANGUAGE sql IMMUTABLE
-RETURN schema_name = 'pggit' OR schema_name ~ '^pggit_backup_[0-9]+$';
+RETURN schema_name = 'pggit' OR pg_catalog.starts_with(schema_name, 'pggit_backup_') AND schema_name ~ '^pggit_backup_[0-9]+$';
 
 -- Whether a change in our own schemas is our own migration's: those do not come through the proxy.
 CREATE FUNCTION pggit.is_migrating() RETURNS boolean LANGUAGE sql STABLE
@@ -352,7 +351,7 @@ BEGIN
     END IF;
 
     -- LIKE ... INCLUDING COMMENTS: those of indexes and statistics are told by nobody.
-    IF tg_tag = 'CREATE TABLE' AND pggit.client_query() ~* '\mlike\M' THEN
+    IF tg_tag = 'CREATE TABLE' AND pggit.has_like(current_query()) THEN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace, aspect,
                                    new_definition, ordinal)
         SELECT 'COMMENT', 'COMMENT', i.type, s.nspname, a.object_names[array_length(a.object_names, 1)], i.identity, t.classoid, t.objoid, s.oid, 'comment',
@@ -383,10 +382,15 @@ BEGIN
 END
 $$;
 
+-- Whether this CREATE TABLE may copy another one's comments.
+CREATE FUNCTION pggit.has_like(query text) RETURNS boolean LANGUAGE sql IMMUTABLE
+RETURN pg_catalog.lower(query COLLATE pg_catalog."C") LIKE '%like%' AND query ~* '\mlike\M';
+
 -- Whether this ALTER TABLE may take objects along of which sql_drop does not tell: DETACH PARTITION the partition's copies of triggers,
 -- DROP IDENTITY the sequence. What a function makes up is left to the probe.
 CREATE FUNCTION pggit.takes_along() RETURNS boolean LANGUAGE sql VOLATILE
-RETURN pg_catalog.current_query() ~* '\m(detach|drop\s+identity)\M';
+RETURN pg_catalog.lower(pg_catalog.current_query() COLLATE pg_catalog."C") LIKE ANY ('{%detach%,%identity%}')
+       AND pg_catalog.current_query() ~* '\m(detach|drop\s+identity)\M';
 
 -- Before a command that makes, changes or may drop an extension, drops an index or alters a table. Members of extensions, and what hangs on member tables, are
 -- remembered before they are dropped: afterwards nothing tells them from the user's objects that went with them. Forging the

@@ -167,12 +167,19 @@ $$;
 -- What this transaction wrote
 ---------------------------------------------------------------------------------------------------------------------------
 
+-- Whether the transaction that wrote a row goes on. A function, because few rows come that far, and a query that has this in it many times
+-- takes long to start.
+CREATE FUNCTION pggit.is_in_progress(row_xmin xid, top xid8, top_age integer) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN pg_xact_status((top::text::numeric + top_age - age(row_xmin))::text::xid8) = 'in progress';
+END
+$$;
+
 -- Whether a visible catalog row is this transaction's own work, after the command number `since`. `top` is the transaction's
 -- number, `top_age` its age. Subtransactions are younger; so are later transactions of others, but if their rows are visible
 -- they are done. Inlined, as it is asked for every row of a catalog.
 CREATE FUNCTION pggit.is_ours(row_xmin xid, row_cmin cid, top xid8, top_age integer, since integer) RETURNS boolean LANGUAGE sql VOLATILE
-RETURN pg_catalog.age(row_xmin) <= top_age AND row_cmin::text::bigint > since
-       AND pg_catalog.pg_xact_status((top::text::numeric + top_age - pg_catalog.age(row_xmin))::text::xid8) = 'in progress';
+RETURN pg_catalog.age(row_xmin) <= top_age AND row_cmin::text::bigint > since AND pggit.is_in_progress(row_xmin, top, top_age);
 
 -- Relations of these names that this transaction made, with what was made along with them: what CREATE TABLE and CREATE INDEX
 -- need, at the price of a part of it.
@@ -196,6 +203,8 @@ $$;
 -- of the names `names`.
 CREATE FUNCTION pggit.touched_near(rels oid[], names name[], top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid)
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    catalog regclass;
 BEGIN
     -- What nearly every change of a relation writes to, in one query; the rest by itself, where it was written to.
     RETURN QUERY SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c
@@ -211,56 +220,51 @@ BEGIN
             OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND pggit.is_ours(k.xmin, k.cmin, top, top_age, since))
             OR EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since))
             OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since)));
-    IF pggit.wrote('pg_inherits') THEN
-        RETURN QUERY SELECT 'pg_class'::regclass::oid, i.inhrelid FROM pg_inherits i
-            WHERE i.inhrelid = ANY (rels) AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_sequence') THEN
-        RETURN QUERY SELECT 'pg_class'::regclass::oid, q.seqrelid FROM pg_sequence q
-            WHERE q.seqrelid = ANY (rels) AND pggit.is_ours(q.xmin, q.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_depend') THEN
-        -- Whose column a sequence is.
-        RETURN QUERY SELECT DISTINCT 'pg_class'::regclass::oid, d.objid FROM pg_sequence q JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = q.seqrelid
-            WHERE q.seqrelid = ANY (rels) AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_rewrite') THEN
-        RETURN QUERY SELECT CASE w.rulename WHEN '_RETURN' THEN 'pg_class' ELSE 'pg_rewrite' END::regclass::oid,
-                            CASE w.rulename WHEN '_RETURN' THEN w.ev_class ELSE w.oid END
-            FROM pg_rewrite w WHERE w.ev_class = ANY (rels) AND pggit.is_ours(w.xmin, w.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_foreign_table') THEN
-        RETURN QUERY SELECT 'pg_class'::regclass::oid, f.ftrelid FROM pg_foreign_table f
-            WHERE f.ftrelid = ANY (rels) AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_partitioned_table') THEN
-        RETURN QUERY SELECT 'pg_class'::regclass::oid, f.partrelid FROM pg_partitioned_table f
-            WHERE f.partrelid = ANY (rels) AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_trigger') THEN
-        RETURN QUERY SELECT 'pg_trigger'::regclass::oid, g.oid FROM pg_trigger g
-            WHERE g.tgrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_policy') THEN
-        RETURN QUERY SELECT 'pg_policy'::regclass::oid, g.oid FROM pg_policy g
-            WHERE g.polrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_statistic_ext') THEN
-        RETURN QUERY SELECT 'pg_statistic_ext'::regclass::oid, e.oid FROM pg_statistic_ext e
-            WHERE e.stxrelid = ANY (rels) AND pggit.is_ours(e.xmin, e.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_type') THEN
-        RETURN QUERY SELECT 'pg_type'::regclass::oid, t.oid FROM pg_type t
-            WHERE t.typname = ANY (names) AND pggit.is_ours(t.xmin, t.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_proc') THEN
-        RETURN QUERY SELECT 'pg_proc'::regclass::oid, p.oid FROM pg_proc p
-            WHERE p.proname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since);
-    END IF;
-    IF pggit.wrote('pg_namespace') THEN
-        RETURN QUERY SELECT 'pg_namespace'::regclass::oid, p.oid FROM pg_namespace p
-            WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since);
-    END IF;
+    FOREACH catalog IN ARRAY ARRAY['pg_inherits', 'pg_sequence', 'pg_depend', 'pg_rewrite', 'pg_foreign_table', 'pg_partitioned_table', 'pg_trigger',
+                                   'pg_policy', 'pg_statistic_ext', 'pg_type', 'pg_proc', 'pg_namespace']::regclass[] LOOP
+        CONTINUE WHEN NOT pggit.wrote(catalog);
+        CASE catalog
+            WHEN 'pg_inherits'::regclass THEN
+                RETURN QUERY SELECT 'pg_class'::regclass::oid, i.inhrelid FROM pg_inherits i
+                    WHERE i.inhrelid = ANY (rels) AND pggit.is_ours(i.xmin, i.cmin, top, top_age, since);
+            WHEN 'pg_sequence'::regclass THEN
+                RETURN QUERY SELECT 'pg_class'::regclass::oid, q.seqrelid FROM pg_sequence q
+                    WHERE q.seqrelid = ANY (rels) AND pggit.is_ours(q.xmin, q.cmin, top, top_age, since);
+            WHEN 'pg_depend'::regclass THEN
+                -- Whose column a sequence is.
+                RETURN QUERY SELECT 'pg_class'::regclass::oid, d.objid FROM pg_depend d
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = ANY (rels) AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since)
+                      AND EXISTS (SELECT FROM pg_sequence q WHERE q.seqrelid = d.objid);
+            WHEN 'pg_rewrite'::regclass THEN
+                RETURN QUERY SELECT CASE w.rulename WHEN '_RETURN' THEN 'pg_class' ELSE 'pg_rewrite' END::regclass::oid,
+                                    CASE w.rulename WHEN '_RETURN' THEN w.ev_class ELSE w.oid END
+                    FROM pg_rewrite w WHERE w.ev_class = ANY (rels) AND pggit.is_ours(w.xmin, w.cmin, top, top_age, since);
+            WHEN 'pg_foreign_table'::regclass THEN
+                RETURN QUERY SELECT 'pg_class'::regclass::oid, f.ftrelid FROM pg_foreign_table f
+                    WHERE f.ftrelid = ANY (rels) AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since);
+            WHEN 'pg_partitioned_table'::regclass THEN
+                RETURN QUERY SELECT 'pg_class'::regclass::oid, f.partrelid FROM pg_partitioned_table f
+                    WHERE f.partrelid = ANY (rels) AND pggit.is_ours(f.xmin, f.cmin, top, top_age, since);
+            WHEN 'pg_trigger'::regclass THEN
+                RETURN QUERY SELECT 'pg_trigger'::regclass::oid, g.oid FROM pg_trigger g
+                    WHERE g.tgrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since);
+            WHEN 'pg_policy'::regclass THEN
+                RETURN QUERY SELECT 'pg_policy'::regclass::oid, g.oid FROM pg_policy g
+                    WHERE g.polrelid = ANY (rels) AND pggit.is_ours(g.xmin, g.cmin, top, top_age, since);
+            WHEN 'pg_statistic_ext'::regclass THEN
+                RETURN QUERY SELECT 'pg_statistic_ext'::regclass::oid, e.oid FROM pg_statistic_ext e
+                    WHERE e.stxrelid = ANY (rels) AND pggit.is_ours(e.xmin, e.cmin, top, top_age, since);
+            WHEN 'pg_type'::regclass THEN
+                RETURN QUERY SELECT 'pg_type'::regclass::oid, t.oid FROM pg_type t
+                    WHERE t.typname = ANY (names) AND pggit.is_ours(t.xmin, t.cmin, top, top_age, since);
+            WHEN 'pg_proc'::regclass THEN
+                RETURN QUERY SELECT 'pg_proc'::regclass::oid, p.oid FROM pg_proc p
+                    WHERE p.proname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since);
+            WHEN 'pg_namespace'::regclass THEN
+                RETURN QUERY SELECT 'pg_namespace'::regclass::oid, p.oid FROM pg_namespace p
+                    WHERE p.nspname = ANY (names) AND pggit.is_ours(p.xmin, p.cmin, top, top_age, since);
+        END CASE;
+    END LOOP;
 END
 $$;
 
@@ -488,45 +492,62 @@ LANGUAGE sql STABLE AS $$
     SELECT r.class, r.obj FROM r
 $$;
 
--- Notes what may go, and what may lose a part by it (a table its foreign key, a publication its table), for the call behind
--- the statement; and what it saw when it looked. In the transaction's settings: those are undone with it.
+-- What loses a part where these go: as [class, oid, class of the part, oid of the part]. A table its foreign key, a publication its table.
+CREATE FUNCTION pggit.wholes_of(part_class oid, parts oid[]) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    -- One small query for each class: one for all of them would start them all.
+    CASE part_class
+        WHEN 'pg_constraint'::regclass THEN
+            RETURN (SELECT jsonb_agg(jsonb_build_array(CASE k.conrelid WHEN 0 THEN 'pg_type'::regclass ELSE 'pg_class'::regclass END::oid,
+                                                       CASE k.conrelid WHEN 0 THEN k.contypid ELSE k.conrelid END, part_class, k.oid))
+                      FROM pg_constraint k WHERE k.oid = ANY (parts));
+        WHEN 'pg_attrdef'::regclass THEN
+            RETURN (SELECT jsonb_agg(jsonb_build_array('pg_class'::regclass::oid, a.adrelid, part_class, a.oid)) FROM pg_attrdef a WHERE a.oid = ANY (parts));
+        WHEN 'pg_class'::regclass THEN
+            -- It was clustered on the index, or its rows were told apart by it.
+            RETURN (SELECT jsonb_agg(jsonb_build_array(part_class, x.indrelid, part_class, x.indexrelid))
+                      FROM pg_index x WHERE x.indexrelid = ANY (parts) AND (x.indisclustered OR x.indisreplident));
+        WHEN 'pg_publication_rel'::regclass THEN
+            RETURN (SELECT jsonb_agg(jsonb_build_array('pg_publication'::regclass::oid, p.prpubid, part_class, p.oid)) FROM pg_publication_rel p WHERE p.oid = ANY (parts));
+        WHEN 'pg_opclass'::regclass THEN
+            RETURN (SELECT jsonb_agg(jsonb_build_array('pg_opfamily'::regclass::oid, o.opcfamily, part_class, o.oid)) FROM pg_opclass o WHERE o.oid = ANY (parts));
+        ELSE
+            RETURN NULL;
+    END CASE;
+END
+$$;
+
+-- Notes what may go, and what may lose a part by it, for the call behind the statement; and what it saw when it looked. In the transaction's
+-- settings: those are undone with it.
 CREATE FUNCTION pggit.note_droppable(names text[], kind text, secret bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     -- Has a number from here on, so that the snapshot stays the same where nobody else does anything.
     top xid8 := pg_current_xact_id();
+    seen pg_snapshot := pg_current_snapshot();
+    classes oid[];
+    objects oid[];
+    part_class oid;
+    wholes jsonb := '[]';
     noted jsonb;
 BEGIN
-    WITH near AS MATERIALIZED (
-        SELECT d.class, d.obj FROM pggit.droppable(names::name[], kind) d
-    )
-    SELECT jsonb_build_object('seen', pg_current_snapshot(), 'objects',
-           (SELECT jsonb_agg(jsonb_build_array(d.class, d.obj, i.type, s.nspname, coalesce(t.typname::text, a.object_names[array_length(a.object_names, 1)]),
-                                               i.identity, s.oid))
-              FROM near d
-              CROSS JOIN LATERAL pg_identify_object(d.class, d.obj, 0) i
-              CROSS JOIN LATERAL pg_identify_object_as_address(d.class, d.obj, 0) a
-              LEFT JOIN pg_type t ON d.class = 'pg_type'::regclass AND t.oid = d.obj
-              LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] AND d.class <> 'pg_namespace'::regclass
-                                               ELSE s.oid = t.typnamespace END
-             WHERE pggit.is_kept(d.class, d.obj) AND i.identity IS NOT NULL
-               AND NOT pggit.is_member(d.class, d.obj)), 'wholes',
-           (SELECT jsonb_agg(jsonb_build_array(w.class, w.obj, d.class, d.obj))
-              FROM near d, LATERAL (
-                  SELECT 'pg_class'::regclass::oid, k.conrelid FROM pg_constraint k
-                   WHERE d.class = 'pg_constraint'::regclass AND k.oid = d.obj AND k.conrelid <> 0
-                  UNION ALL SELECT 'pg_class'::regclass, a.adrelid FROM pg_attrdef a
-                   WHERE d.class = 'pg_attrdef'::regclass AND a.oid = d.obj
-                  UNION ALL SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k
-                   WHERE d.class = 'pg_constraint'::regclass AND k.oid = d.obj AND k.contypid <> 0
-                  -- It was clustered on the index, or its rows were told apart by it.
-                  UNION ALL SELECT 'pg_class'::regclass, x.indrelid FROM pg_index x
-                   WHERE d.class = 'pg_class'::regclass AND x.indexrelid = d.obj AND (x.indisclustered OR x.indisreplident)
-                  UNION ALL SELECT 'pg_publication'::regclass, p.prpubid FROM pg_publication_rel p
-                   WHERE d.class = 'pg_publication_rel'::regclass AND p.oid = d.obj
-                  UNION ALL SELECT 'pg_opfamily'::regclass, o.opcfamily FROM pg_opclass o
-                   WHERE d.class = 'pg_opclass'::regclass AND o.oid = d.obj) w(class, obj)))
-      INTO noted;
+    SELECT array_agg(d.class), array_agg(d.obj) INTO classes, objects FROM pggit.droppable(names::name[], kind) d;
+    FOREACH part_class IN ARRAY ARRAY(SELECT DISTINCT u.class FROM unnest(classes) u(class)) LOOP
+        wholes := wholes || coalesce(pggit.wholes_of(part_class, ARRAY(SELECT u.obj FROM unnest(classes, objects) u(class, obj) WHERE u.class = part_class)), '[]');
+    END LOOP;
+    SELECT jsonb_build_object('seen', seen, 'wholes', nullif(wholes, '[]'), 'objects',
+               jsonb_agg(jsonb_build_array(d.class, d.obj, i.type, s.nspname, coalesce(t.typname::text, a.object_names[array_length(a.object_names, 1)]),
+                                           i.identity, s.oid)))
+      INTO noted
+      -- OFFSET 0: first these, as most are parts of others.
+      FROM (SELECT u.class, u.obj FROM unnest(classes, objects) u(class, obj)
+             WHERE pggit.is_kept(u.class, u.obj) AND NOT pggit.is_member(u.class, u.obj) OFFSET 0) d
+      CROSS JOIN LATERAL pg_identify_object(d.class, d.obj, 0) i
+      CROSS JOIN LATERAL pg_identify_object_as_address(d.class, d.obj, 0) a
+      LEFT JOIN pg_type t ON d.class = 'pg_type'::regclass AND t.oid = d.obj
+      LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] AND d.class <> 'pg_namespace'::regclass
+                                       ELSE s.oid = t.typnamespace END
+     WHERE i.identity IS NOT NULL;
     PERFORM pggit.note('droppable', jsonb_strip_nulls(noted)::text, secret);
 END
 $$;
@@ -635,7 +656,8 @@ BEGIN
     END IF;
     IF wholes IS NOT NULL THEN
         SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects
-          FROM jsonb_array_elements(wholes) w WHERE (pg_identify_object((w ->> 2)::oid, (w ->> 3)::oid, 0)).identity IS NULL;
+          FROM jsonb_array_elements(wholes) w
+         WHERE (pg_identify_object((w ->> 2)::oid, (w ->> 3)::oid, 0)).identity IS NULL AND (pg_identify_object((w ->> 0)::oid, (w ->> 1)::oid, 0)).identity IS NOT NULL;
     END IF;
     -- A table, say, whose foreign key somebody had just added, to a table that went. Taking a part of it takes this lock, and under it
     -- nobody drops it while it is described.
@@ -678,7 +700,7 @@ BEGIN
         )
         SELECT greatest(last, max(cmin::text::integer)) INTO last FROM told;
     END IF;
-    IF tag = 'CREATE TABLE' AND query ~* '\mlike\M' THEN
+    IF tag = 'CREATE TABLE' AND pggit.has_like(query) THEN
         -- INCLUDING COMMENTS
         WITH told AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, objsubid, aspect,

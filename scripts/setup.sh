@@ -91,10 +91,10 @@ if [ "$purpose" = monitoring ]; then
 fi
 [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 
-# pg_regress belongs to one major version, known once the server is there.
+# pg_regress and the server's headers belong to one major version, known once the server is there.
 if [ "$purpose" = tests ]; then
     major=$(newest_debian_server)
-    if [ -n "$major" ] && [ ! -x "$(pg_regress_of "$major")" ]; then
+    if [ -n "$major" ] && ! { [ -x "$(pg_regress_of "$major")" ] && [ -e "/usr/include/postgresql/$major/server/postgres.h" ]; }; then
         install_packages "postgresql-server-dev-$major"
     fi
 fi
