@@ -302,6 +302,29 @@ fn positions_in_errors_are_those_of_the_clients_text() {
     }
 }
 
+#[test]
+fn what_is_kept_of_a_text_is_what_the_client_sent() {
+    for version in versions() {
+        let it = Place::without_triggers(version);
+        let mut client = it.client();
+        // Words of our own calls are a client's text like any other.
+        for (n, sql) in [
+            "drop table if exists é; create table k0 ()",
+            "create table k1 as select 'CALL pggit.companion($pggit$' as a",
+            "create table k2 as select $x$CALL pggit.companion($pggit${\"phase\":\"before\"}$pggit$, '00', NULL);$x$ as a",
+            "create table \"k3', NULL)\" (); drop table \"k3', NULL)\"",
+            "-- $pggit$, '\ncreate table k4 ()",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            client.rows(sql);
+            let kept = "select distinct sql_executed from pggit.history where object_name like";
+            assert_eq!(it.sql(&format!("{kept} 'k{n}%'")), sql);
+        }
+    }
+}
+
 /// What belongs to the server, in both modes.
 #[test]
 fn what_event_triggers_never_report_is_recorded() {
