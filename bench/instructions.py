@@ -77,7 +77,7 @@ class Instructions:
     def of_session(self, way: str, kind: str, statements: int) -> int:
         """What a session with so many of them takes in all."""
         database = WAYS[way]
-        port = self.proxy.port if way == "recorded by added calls" else self.server.port
+        port = self.server.port if way == "no pggit schema" else self.proxy.port
         session = connect(port, database)
         name = f"{way} {kind} {statements}".replace(" ", "_")
         run.query(session, f"SET application_name = '{name}'")
