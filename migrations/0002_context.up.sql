@@ -82,7 +82,7 @@ RETURN CASE WHEN pggit.may_have_secrets(query)
                      '(passw|secret|token)([a-z_]*"?\s*=?\s*)(E?''([^'']|'''')*''|\$(\w*)\$.*?\$\5\$)', '\1\2''...''', 'gi')
             ELSE query END;
 
--- The client's own text: the proxy may have put calls of pggit.companion into it, `CALL …;` before a statement and `\n;CALL …` behind it. Cut out
+-- The client's own text: the proxy may have put calls of pggit.companion into it, `CALL ...;` before a statement and `\n;CALL ...` behind it. Cut out
 -- by their fixed words: a regular expression takes five times as long.
 CREATE FUNCTION pggit.without_companions(query text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$

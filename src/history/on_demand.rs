@@ -95,8 +95,10 @@ impl History {
             match made {
                 // Somebody else was quicker.
                 Ok(_) | Err(BranchError::Taken(_)) => return Ok(()),
-                // Another proxy is at it, or it is just being dropped.
-                Err(BranchError::Busy(_)) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+                // Another proxy is at it, or it is just being dropped; or the main database is copied.
+                Err(BranchError::Busy(_) | BranchError::MainCopied) if Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await
+                }
                 Err(error) => return Err(error),
             }
         }
