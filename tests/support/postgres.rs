@@ -183,6 +183,10 @@ impl PgServer {
 
     /// Stops the server at once, as a crash would; its clients' sockets close.
     pub fn stop(&mut self) {
+        // Of one that has ended, the number may be somebody else's by now.
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGQUIT);
         if !eventually(super::PATIENCE, || matches!(self.child.try_wait(), Ok(Some(_)))) {
             let _ = self.child.kill();
@@ -195,7 +199,8 @@ impl PgServer {
         self.stop();
         self.child = spawn(&self.bin, &self.directory);
         self._watchdog = Watchdog::start(self.child.id(), "QUIT", &self.directory);
-        assert!(wait_ready(&mut self.child, &self.directory), "the server did not come back:\n{}", self.log());
+        let is_ready = wait_ready(&mut self.child, &self.directory);
+        assert!(is_ready, "the server did not come back, {:?}:\n{}", self.child.try_wait(), self.log());
     }
 
     /// A standby that follows the server behind this address, by its own pg_basebackup; ready for queries.
