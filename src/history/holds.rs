@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
@@ -23,6 +24,10 @@ const ASKED: Duration = Duration::from_millis(50);
 
 /// The same while the copy is made: that it is over is announced, that whoever made it was lost is not.
 const COPYING: Duration = Duration::from_millis(500);
+
+/// Of `pggit.holds h`: a row whose maker is gone counts no more. Whose start one may not see is taken for it.
+pub(super) const ALIVE: &str = "EXISTS (SELECT FROM pg_stat_activity a \
+     WHERE a.pid = h.maker_pid AND coalesce(a.backend_start = h.maker_start, true))";
 
 /// A branch that is held.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -84,12 +89,10 @@ impl Holds {
 
     /// Reads the holds, calls `changed` where they are others than before, and answers for this proxy's sessions.
     pub async fn attend(&self, listener: &mut PgListener, changed: impl FnOnce()) -> Result<(), RecorderError> {
-        // A row whose maker is gone counts no more. Whose start one may not see is taken for it.
-        let read = sqlx::query_as::<_, Hold>(
-            "SELECT h.id, h.database, h.stage = 'copying' AS leaving FROM pggit.holds h \
-             WHERE EXISTS (SELECT FROM pg_stat_activity a \
-                           WHERE a.pid = h.maker_pid AND coalesce(a.backend_start = h.maker_start, true)) ORDER BY 1",
+        let read = format!(
+            "SELECT h.id, h.database, h.stage = 'copying' AS leaving FROM pggit.holds h WHERE {ALIVE} ORDER BY 1"
         );
+        let read = sqlx::query_as::<_, Hold>(AssertSqlSafe(read));
         let now = bounded(read.fetch_all(&mut *listener)).await?;
         if *self.now.load_full() != now {
             self.now.store(Arc::new(now.clone()));

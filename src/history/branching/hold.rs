@@ -15,6 +15,7 @@ use super::rows::Process;
 use crate::branch::Branch;
 use crate::history::APPLICATION_NAME;
 use crate::history::connect::{RecorderError, bounded, sqlstate};
+use crate::history::holds::ALIVE;
 use crate::history::recorder::instance;
 
 /// How long sessions may take to come to rest: then transactions are ended by FORCE, or nothing is done.
@@ -66,10 +67,6 @@ const LOOK_AT_ALL: &str = "WITH said AS ( \
 /// Whether every proxy has answered that gave a sign of life in the last minute.
 const ALL_ANSWERED: &str = "SELECT NOT EXISTS (SELECT FROM pggit.heartbeats b WHERE b.beat_at > now() - interval '1 minute' \
          AND NOT EXISTS (SELECT FROM pggit.held_sessions h WHERE h.hold = $1 AND h.proxy = b.proxy))";
-
-/// Holds whose maker is alive.
-const ALIVE: &str = "EXISTS (SELECT FROM pg_stat_activity a \
-     WHERE a.pid = h.maker_pid AND coalesce(a.backend_start = h.maker_start, true))";
 
 #[derive(Debug, sqlx::FromRow)]
 struct Session {
