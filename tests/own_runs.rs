@@ -3,10 +3,9 @@
 
 mod support;
 
+use support::requests::{RULE, each, each_version};
 use support::wire::{V3_0, bind, describe, execute, extended, parse, query, said, sync, tags};
-use support::{Message, PATIENCE, PgServer, Proxy, Repository, Wire, eventually, psql, versions};
-
-const RULE: &str = "[[rule]]\nname = \"ask\"\nbranch = \"main\"\nclass = [\"ddl\", \"role\"]\naction = \"queue\"\n";
+use support::{Message, PATIENCE, PgServer, Proxy, Repository, Wire, eventually, versions};
 
 impl Repository {
     /// `number status` of all requests.
@@ -18,19 +17,8 @@ impl Repository {
         assert!(eventually(PATIENCE, || self.requests() == requests), "{} is not {requests}", self.requests());
     }
 
-    fn has(&self, relation: &str) -> bool {
-        self.sql(&format!("select to_regclass('{relation}') is not null")) == "t"
-    }
-
     fn approve(&self, numbers: impl IntoIterator<Item = i64>) {
         numbers.into_iter().for_each(|number| drop(self.proxy.control(&format!("APPROVE CHANGE {number}"))));
-    }
-
-    /// What the control port answers where it says no.
-    fn control_error(&self, command: &str) -> String {
-        let output = psql(&self.proxy.control_dsn(), command);
-        assert!(!output.status.success(), "{command} did not fail");
-        String::from_utf8_lossy(&output.stderr).lines().next().unwrap().replace("ERROR:  ", "")
     }
 
     /// Sent once, it is a request; approved.
@@ -46,16 +34,6 @@ impl Repository {
             "select count(*) from pg_stat_activity where wait_event = 'transactionid' and datname = current_database()";
         eventually(PATIENCE, || self.sql(waits) == "1")
     }
-}
-
-fn each(config: &str, test: impl Fn(&Repository)) {
-    for version in versions() {
-        test(&Repository::new(version, config));
-    }
-}
-
-fn each_version(test: impl Fn(&Repository)) {
-    each(RULE, test);
 }
 
 #[test]

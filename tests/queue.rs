@@ -4,25 +4,15 @@
 mod support;
 
 use nix::sys::signal::Signal;
+use support::requests::{RULE, control_error, each, each_version};
 use support::wire::{V3_0, bind, close, describe, execute, extended, parse, query, said, sync, tags};
 use support::{PATIENCE, PgServer, Proxy, Repository, Wire, eventually, migrate, psql, versions, wait_for};
-
-const RULE: &str = "[[rule]]\nname = \"ask\"\nbranch = \"main\"\nclass = [\"ddl\", \"role\"]\naction = \"queue\"\n";
 
 impl Repository {
     /// `number status sql` of all requests.
     fn requests(&self) -> Vec<String> {
         let rows = self.sql("select concat_ws(' ', number, status, sql) from pggit.change_requests order by number");
         rows.lines().map(str::to_owned).collect()
-    }
-
-    fn has(&self, relation: &str) -> bool {
-        self.sql(&format!("select to_regclass('{relation}') is not null")) == "t"
-    }
-
-    /// What the control port answers where it says no: SQLSTATE and text.
-    fn control_error(&self, command: &str) -> String {
-        control_error(&self.proxy, command)
     }
 
     /// Approved by somebody else, and applied.
@@ -43,22 +33,6 @@ impl Repository {
         let parameters = [("user", user), ("database", self.database.as_str()), ("application_name", "tool")];
         Wire::try_connect(self.proxy.clients, V3_0, &parameters).unwrap()
     }
-}
-
-fn control_error(proxy: &Proxy, command: &str) -> String {
-    let output = psql(&proxy.control_dsn(), command);
-    assert!(!output.status.success(), "{command} did not fail");
-    String::from_utf8_lossy(&output.stderr).lines().next().unwrap().replace("ERROR:  ", "")
-}
-
-fn each(config: &str, test: impl Fn(&Repository)) {
-    for version in versions() {
-        test(&Repository::new(version, config));
-    }
-}
-
-fn each_version(test: impl Fn(&Repository)) {
-    each(RULE, test);
 }
 
 #[test]

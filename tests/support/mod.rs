@@ -25,6 +25,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod repository;
+pub mod requests;
 pub mod rng;
 pub mod wire;
 pub mod workload;
