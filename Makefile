@@ -88,8 +88,8 @@ test-kubernetes: ## The manifests: Kubernetes' schemas, ports, selectors, drain 
 
 test-monitoring: ## Alerts, dashboard and metrics through SQL: promtool fires each alert, every metric exists
 	@scripts/setup.sh monitoring
-	@promtool check rules packaging/monitoring/alerts.yml
-	@promtool test rules packaging/monitoring/alerts_test.yml
+	@PATH=".cache/bin:$$PATH" promtool check rules packaging/monitoring/alerts.yml
+	@PATH=".cache/bin:$$PATH" promtool test rules packaging/monitoring/alerts_test.yml
 	@$(MAKE) --no-print-directory unit ARGS="--test monitoring --test monitoring_sql"
 
 test-upgrade: ## The schema pggit down to every version and up again, with data, migrations killed on the way; rows compared

@@ -21,6 +21,8 @@ as_server_user() {
     fi
 }
 
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+
 # The newest major version of which Debian's server programs are here; empty where there are none.
 newest_debian_server() {
     local bin
@@ -62,25 +64,42 @@ install_packages() {
         fail "this machine has no apt-get. Please install what these Debian packages hold, then try again: $*
        (a C compiler, clang with libclang, PostgreSQL's server programs and psql; see README.md)"
     fi
-    local sudo=()
-    if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo > /dev/null || fail "please run as root: apt-get install $*"
-        sudo=(sudo)
-    fi
+    [ "$(id -u)" -eq 0 ] || command -v sudo > /dev/null || fail "please run as root: apt-get install $*"
     say "installing $*"
     local snippet=/etc/postgresql-common/createcluster.d/pggit-proxy.conf keep=yes
     if [ ! -e "$snippet" ] && [ ! -e /usr/share/postgresql-common ]; then
         # Debian would make a cluster and start it; nobody asked for one.
         keep=no
-        "${sudo[@]}" mkdir -p "$(dirname "$snippet")"
-        echo "create_main_cluster = false" | "${sudo[@]}" tee "$snippet" > /dev/null
+        as_root mkdir -p "$(dirname "$snippet")"
+        echo "create_main_cluster = false" | as_root tee "$snippet" > /dev/null
     fi
-    local apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
+    local apt=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
     local outcome=0
     "${apt[@]}" update < /dev/null > /dev/null || say "apt-get update had problems; going on"
     "${apt[@]}" install -y --no-install-recommends "$@" < /dev/null > /dev/null || outcome=$?
-    [ "$keep" = yes ] || "${sudo[@]}" rm -f "$snippet"
+    [ "$keep" = yes ] || as_root rm -f "$snippet"
     [ "$outcome" -eq 0 ] || fail "apt-get could not install: $*"
+}
+
+# promtool as .cache/bin/promtool, out of Debian's package: installed, that would start a server on this machine.
+install_promtool() {
+    local work
+    command -v promtool > /dev/null && return
+    [ -x .cache/bin/promtool ] && return
+    command -v apt-get > /dev/null || fail "please install promtool (https://prometheus.io), then try again"
+    say "fetching promtool from Debian's package prometheus"
+    mkdir -p .cache/bin
+    work=$(mktemp -d "$PWD/.cache/debian.XXXXXX")
+    (
+        cd "$work"
+        # Without lists of packages, or with old ones, there is nothing to download.
+        fetch=(apt-get -qq -o APT::Sandbox::User=root download prometheus)
+        "${fetch[@]}" || { as_root apt-get -qq update && "${fetch[@]}"; } || exit
+        dpkg-deb --extract ./prometheus_*.deb .
+    ) < /dev/null > /dev/null || fail "Debian could not provide the package prometheus"
+    mv "$work/usr/bin/promtool" .cache/bin/
+    rm -rf "$work"
+    .cache/bin/promtool --version > /dev/null || fail ".cache/bin/promtool does not run here"
 }
 
 need_rust() {

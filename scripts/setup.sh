@@ -86,9 +86,6 @@ fi
 if [ "$purpose" = workflows ]; then
     need npm command -v npm
 fi
-if [ "$purpose" = monitoring ]; then
-    need prometheus command -v promtool
-fi
 [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 
 # pg_regress and the server's headers belong to one major version, known once the server is there.
@@ -110,6 +107,7 @@ if [ "$purpose" = tests ] || [ "$purpose" = clients ]; then
     done
 fi
 case $purpose in
+    tests | monitoring) install_promtool ;;
     kubernetes) install_lint_from_pypi kubernetes-validate==1.37.0 ;;
     workflows)
         install_lint_from_pypi zizmor==1.32.0
