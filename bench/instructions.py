@@ -62,7 +62,7 @@ class Instructions:
         for database in WAYS.values():
             run.psql(server.port, "postgres", f"CREATE DATABASE {database}")
             run.psql(server.port, database, "CREATE SCHEMA changing")
-        run.migrate(options.program, server.port)
+        run.migrate(options.program, server.port, {"bench": "trigger", "injected": "inject"})
         if options.patch:
             for database in ("bench", "injected"):
                 run.psql(server.port, database, options.patch.read_text())

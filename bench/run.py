@@ -21,6 +21,9 @@ import report
 import servers
 
 DRAIN_QUERY = "SELECT filler FROM wide"
+CREATE = "CREATE TABLE changing.t{} (id int PRIMARY KEY, name text NOT NULL)"
+# So many tables of one way of recording, then of the next.
+TURN = 10
 READY_IDLE = b"Z\0\0\0\5I"
 
 
@@ -35,9 +38,9 @@ def psql(port: int, database: str, sql: str, **options) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
 
 
-def migrate(program: str, port: int) -> None:
-    """The schema pggit in both recorded databases, each with its way of recording."""
-    for database, capture in (("bench", "trigger"), ("injected", "inject")):
+def migrate(program: str, port: int, captures: dict[str, str]) -> None:
+    """The schema pggit in these databases, each with its way of recording."""
+    for database, capture in captures.items():
         url = f"postgres://postgres@127.0.0.1:{port}/{database}"
         command = [program, "migrate", "up", "--capture", capture, "--database-url", url]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -97,7 +100,7 @@ class Bench:
         say("starting PostgreSQL and what stands in front of it")
         self.direct = self.machine.start_postgres()
         port = self.direct.port
-        for database in ("bench", "plain", "injected"):
+        for database in ("plain", "unproxied", "bench", "injected"):
             psql(port, "postgres", f"CREATE DATABASE {database}")
         say("loading data")
         pgbench = [self.machine.bin / "pgbench", "-i", "-q", "-s", str(self.options.scale), "-h", "127.0.0.1", "-p",
@@ -109,7 +112,7 @@ class Bench:
         psql(port, "bench", f"INSERT INTO wide SELECT repeat('x', 1000) FROM generate_series(1, {rows})")
         psql(port, "bench", "CREATE UNLOGGED TABLE copied (a int, b int, c int, filler text)")
         psql(port, "bench", "VACUUM ANALYZE")
-        migrate(self.options.program, port)
+        migrate(self.options.program, port, {"unproxied": "trigger", "bench": "trigger", "injected": "inject"})
         line = "\t7\t42\t" + "y" * 90 + "\n"
         self.copy_file = self.machine.directory / "copy.txt"
         self.copy_file.write_text("".join(f"{n}{line}" for n in range(self.options.megabytes * 10_000)))
@@ -162,35 +165,36 @@ class Bench:
         elapsed, cpu = time.monotonic() - started, target.cpu_seconds() - before
         self.note("copy in", target, mbs=size / 1e6 / elapsed, cpu=cpu / size * 1e9)
 
-    def create_tables(self, what: str, target: servers.Target, database: str) -> None:
-        connection = login(target.port, database)
-        query(connection, "CREATE SCHEMA loop")
-        times = [timed(connection, f"CREATE TABLE loop.t{number} (id int PRIMARY KEY, name text NOT NULL)")
-                 for number in range(self.options.tables)]
-        connection.close()
-        # Dropping them is not measured; all of them in one transaction would fill the lock table.
-        for first in range(0, self.options.tables, 50):
-            names = ", ".join(f"loop.t{number}" for number in range(first, min(first + 50, self.options.tables)))
-            psql(self.direct.port, database, f"DROP TABLE {names}")
-        psql(self.direct.port, database, "DROP SCHEMA loop")
-        self.note(what, target, first=times[0], ms=statistics.mean(times[1:]))
+    def in_turns(self, what: str, fsync: str, tables: int, statements) -> None:
+        """Each way of recording runs these statements for a few tables, then the next does, on connections that stay: what one of them
+        leaves to the system (ext4 looks through the files of the last minutes before it makes another) meets all alike."""
+        ways = self.ways()
+        connections = [login(target.port, database) for _, target, database in ways]
+        for connection in connections:
+            query(connection, "CREATE SCHEMA changing")
+        times = [[] for _ in ways]
+        for turn, first in enumerate(range(0, tables, TURN)):
+            for nth in range(len(ways)):
+                way = (turn + nth) % len(ways)
+                for number in range(first, min(first + TURN, tables)):
+                    times[way].append(statistics.mean([timed(connections[way], sql) for sql in statements(number)]))
+        for connection in connections:
+            connection.close()
+        for (capture, target, database), taken in zip(ways, times):
+            # What is left is not measured; all of it in one transaction would fill the lock table.
+            for first in range(0, tables, 50):
+                names = ", ".join(f"changing.t{number}" for number in range(first, min(first + 50, tables)))
+                psql(self.direct.port, database, f"SET client_min_messages = error; DROP TABLE IF EXISTS {names}")
+            psql(self.direct.port, database, "DROP SCHEMA changing")
+            self.note(f"{what}, {capture}, fsync {fsync}", target, first=taken[0], ms=statistics.mean(taken[1:]))
 
-    def change_schema(self, what: str, target: servers.Target, database: str) -> None:
-        """What a migration does: tables made, altered, indexed and dropped, one statement after the other."""
-        connection = login(target.port, database)
-        query(connection, "CREATE SCHEMA changing")
-        times = []
-        for number in range(self.options.tables // 2):
-            table = f"changing.t{number}"
-            times.append(statistics.mean([
-                timed(connection, f"CREATE TABLE {table} (id int PRIMARY KEY, name text NOT NULL)"),
-                timed(connection, f"ALTER TABLE {table} ADD COLUMN note text DEFAULT 'none'"),
-                timed(connection, f"CREATE INDEX t{number}_name ON {table} (name)"),
-                timed(connection, f"DROP TABLE {table}"),
-            ]))
-        query(connection, "DROP SCHEMA changing")
-        connection.close()
-        self.note(what, target, first=times[0], ms=statistics.mean(times[1:]))
+    def ways(self) -> list[tuple[str, servers.Target, str]]:
+        """How schema changes are recorded, through whom, and in which database: each has its own."""
+        ways = [("plain", self.direct, "plain"), ("trigger", self.direct, "unproxied")]
+        for target in self.targets:
+            if target.name == "pggit-proxy":
+                ways += [("trigger", target, "bench"), ("inject", target, "injected")]
+        return ways
 
     def idle(self, target: servers.Target) -> None:
         """Memory of clients that have logged in, asked once, and wait. Those without TLS stay while those with it come: what they
@@ -243,15 +247,14 @@ class Bench:
                 psql(self.direct.port, "postgres", f"ALTER SYSTEM SET {setting} = {fsync}")
             psql(self.direct.port, "postgres", "SELECT pg_reload_conf()")
             psql(self.direct.port, "postgres", "CHECKPOINT")
-            self.create_tables(f"create table, plain, fsync {fsync}", self.direct, "plain")
-            self.create_tables(f"create table, trigger, fsync {fsync}", self.direct, "bench")
-            self.change_schema(f"schema changes, plain, fsync {fsync}", self.direct, "plain")
-            for target in self.targets:
-                if target.name == "pggit-proxy":
-                    self.create_tables(f"create table, trigger, fsync {fsync}", target, "bench")
-                    self.create_tables(f"create table, inject, fsync {fsync}", target, "injected")
-                    self.change_schema(f"schema changes, trigger, fsync {fsync}", target, "bench")
-                    self.change_schema(f"schema changes, inject, fsync {fsync}", target, "injected")
+            self.in_turns("create table", fsync, self.options.tables, lambda number: [CREATE.format(number)])
+            # What a migration does: tables made, altered, indexed and dropped, one statement after the other.
+            self.in_turns("schema changes", fsync, self.options.tables // 2, lambda number: [
+                CREATE.format(number),
+                f"ALTER TABLE changing.t{number} ADD COLUMN note text DEFAULT 'none'",
+                f"CREATE INDEX t{number}_name ON changing.t{number} (name)",
+                f"DROP TABLE changing.t{number}",
+            ])
 
 
 def main() -> None:
