@@ -14,8 +14,7 @@ RETURN coalesce(nullif(pg_catalog.current_setting('pggit.branch', true), ''), pg
 
 -- Whether a text is a uuid as the server writes it. Not by a regular expression: that takes five times as long.
 CREATE FUNCTION pggit.is_uuid(text text) RETURNS boolean LANGUAGE sql IMMUTABLE
-RETURN text LIKE '________-____-____-____-____________' AND pg_catalog.octet_length(pg_catalog.replace(text, '-', '')) = 32
-       AND pg_catalog.ltrim(text, '0123456789abcdefABCDEF-') = '';
+RETURN text LIKE '________-____-____-____-____________' AND pg_catalog.translate(text, '0123456789abcdefABCDEF', '') = '----';
 
 -- The proxy's session, or NULL for a connection that went round the proxy. Text that is no uuid counts as none.
 CREATE FUNCTION pggit.current_session() RETURNS uuid LANGUAGE sql STABLE

@@ -72,6 +72,13 @@ BEGIN
 END
 $$;
 
+-- How a type's values are stored where nobody says how. A function, as a subquery would be started for tables without such columns, too.
+CREATE FUNCTION pggit.storage_of(typ oid) RETURNS "char" LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT y.typstorage FROM pg_type y WHERE y.oid = typ LIMIT 1);
+END
+$$;
+
 -- What only pg_dump's ALTER TABLE lines can say.
 CREATE FUNCTION pggit.column_settings(only_name text, name name, typ oid, storage "char", compression "char", target integer, options text[])
 RETURNS text LANGUAGE plpgsql STABLE AS $$
@@ -79,7 +86,7 @@ BEGIN
     RETURN (
     SELECT string_agg(format(E';\nALTER %s ALTER COLUMN %I SET %s', only_name, name, s.setting), '' ORDER BY s.n)
       FROM (VALUES
-          (1, CASE WHEN storage <> (SELECT y.typstorage FROM pg_type y WHERE y.oid = typ LIMIT 1)
+          (1, CASE WHEN storage <> pggit.storage_of(typ)
                    THEN 'STORAGE ' || CASE storage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' WHEN 'x' THEN 'EXTENDED' END END),
           (2, 'COMPRESSION ' || CASE compression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END),
           (3, CASE WHEN target >= 0 THEN 'STATISTICS ' || target END),
@@ -93,24 +100,18 @@ $$;
 -- REPEATABLE READ a table that another transaction made after the snapshot would be printed with some of them only.
 --
 -- This is most of what recording a CREATE TABLE or ALTER TABLE costs. So: one small query for the table and one for its columns (a join
--- costs more than both), others only where the table's row says that there is something, what few tables and columns have in
+-- costs more than both; who calls has the table's row), others only where the table's row says that there is something, what few tables and columns have in
 -- functions of its own, and few statements (each costs about as much as reading a row by index).
-CREATE FUNCTION pggit.describe_table(rel oid, OUT definition text, OUT shape jsonb)
+CREATE FUNCTION pggit.describe_table(t pg_class, OUT definition text, OUT shape jsonb)
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    t record;
+    rel CONSTANT oid := t.oid;
+    name CONSTANT text := format('%s.%I', t.relnamespace::regnamespace, t.relname);
     c record;
     constraints text;
     indexes text;
     clauses text[];
 BEGIN
-    SELECT r.relkind, r.relnatts, r.relhasindex, r.relchecks, r.relhastriggers, r.relowner, format('%s.%I', r.relnamespace::regnamespace, r.relname) AS name,
-           r.relkind = 'r' AND r.relpersistence = 'p' AND r.reloftype = 0 AND NOT r.relispartition AND r.relam IN (0, 2) AND r.reloptions IS NULL
-               AND r.reltablespace = 0 AND NOT r.relrowsecurity AND NOT r.relforcerowsecurity AND r.relreplident IN ('d', 'i') AS ordinary
-      INTO t FROM pg_class r WHERE r.oid = rel;
-    IF NOT FOUND THEN
-        RETURN;
-    END IF;
     -- Sorted in the subquery, where the index gives the order: an ORDER BY in each aggregate would sort each time. The types that
     -- are named here are those of which it is known how they are stored and collated without looking them up.
     SELECT count(*) AS columns, coalesce(bool_or(a.inherited), true) AS inherits,
@@ -134,9 +135,9 @@ BEGIN
                    CASE WHEN a.attlen = -1
                              AND a.attstorage <> CASE WHEN a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype, 'jsonb'::regtype) THEN 'x'
                                                       WHEN a.atttypid = 'numeric'::regtype THEN 'm'
-                                                      ELSE (SELECT y.typstorage FROM pg_type y WHERE y.oid = a.atttypid LIMIT 1) END
+                                                      ELSE pggit.storage_of(a.atttypid) END
                              OR a.attcompression <> '' OR a.attstattarget >= 0 OR a.attoptions[1] NOT LIKE 'pg\_%' OR cardinality(a.attoptions) > 1
-                        THEN pggit.column_settings(CASE t.relkind WHEN 'f' THEN 'FOREIGN ' ELSE '' END || 'TABLE ONLY ' || t.name, a.attname, a.atttypid,
+                        THEN pggit.column_settings(CASE t.relkind WHEN 'f' THEN 'FOREIGN ' ELSE '' END || 'TABLE ONLY ' || name, a.attname, a.atttypid,
                                                    a.attstorage, a.attcompression, a.attstattarget, a.attoptions) END AS settings
               FROM pg_attribute a WHERE a.attrelid = rel AND a.attnum > 0 ORDER BY a.attnum) a;
     IF c.columns <> t.relnatts THEN
@@ -155,14 +156,17 @@ BEGIN
     IF t.relhasindex THEN
         -- In an order of its own: that of the catalog's rows may be another one tomorrow.
         indexes := array_to_string(ARRAY(
-            SELECT pggit.index_marks(t.name, x.indexrelid, x.indisclustered, x.indisreplident)
+            SELECT pggit.index_marks(name, x.indexrelid, x.indisclustered, x.indisreplident)
               FROM pg_index x WHERE x.indrelid = rel AND (x.indisclustered OR x.indisreplident) ORDER BY x.indisclustered DESC), '');
     END IF;
 
-    IF c.inherits OR NOT t.ordinary THEN
+    IF c.inherits
+       OR NOT (t.relkind = 'r' AND t.relpersistence = 'p' AND t.reloftype = 0 AND NOT t.relispartition AND t.relam IN (0, 2) AND t.reloptions IS NULL
+               AND t.reltablespace = 0 AND NOT t.relrowsecurity AND NOT t.relforcerowsecurity AND t.relreplident IN ('d', 'i'))
+    THEN
         clauses := pggit.table_clauses(rel, c.inherits);
     END IF;
-    definition := concat('CREATE ', clauses[1], 'TABLE ', t.name, clauses[2],
+    definition := concat('CREATE ', clauses[1], 'TABLE ', name, clauses[2],
         E' (\n', CASE WHEN c.lines IS NULL THEN substr(constraints, 3) ELSE concat(c.lines, constraints) END, E'\n)',
         clauses[3], c.settings, clauses[4], indexes, E';\n-- Owner: ', quote_ident(pg_get_userbyid(t.relowner)));
 END
@@ -183,30 +187,28 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION pggit.describe_relation(rel oid, kind "char", OUT definition text, OUT shape jsonb)
+-- Any other relation: an index, a view, a sequence, the columns of a composite type.
+CREATE FUNCTION pggit.describe_relation(r pg_class, OUT definition text, OUT shape jsonb)
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
+    rel CONSTANT oid := r.oid;
+    kind CONSTANT "char" := r.relkind;
     name text;
-    persistence "char";
-    options text[];
-    owner oid;
-    space oid;
 BEGIN
     IF kind IN ('i', 'I') THEN
-        -- Two small queries: a join costs more.
-        space := (SELECT c.reltablespace FROM pg_class c WHERE c.oid = rel LIMIT 1);
-        SELECT concat(pg_get_indexdef(rel), CASE WHEN space <> 0 THEN pggit.in_tablespace(space) END,
+        SELECT concat(pg_get_indexdef(rel), CASE WHEN r.reltablespace <> 0 THEN pggit.in_tablespace(r.reltablespace) END,
                       CASE WHEN x.indisvalid OR kind = 'I' THEN ';' ELSE E'; -- invalid' END,
                       -- Only expressions have statistics of their own.
                       CASE WHEN x.indexprs IS NOT NULL THEN pggit.index_statistics(rel) END)
           INTO definition FROM pg_index x WHERE x.indexrelid = rel;
         RETURN;
+    ELSIF kind IS NULL THEN                                         -- made after this snapshot was taken
+        RETURN;
     END IF;
-    SELECT format('%s.%I', c.relnamespace::regnamespace, c.relname), c.relpersistence, c.reloptions, c.relowner
-      INTO name, persistence, options, owner FROM pg_class c WHERE c.oid = rel;
+    name := format('%s.%I', r.relnamespace::regnamespace, r.relname);
     IF kind IN ('v', 'm') THEN
         definition := 'CREATE ' || CASE kind WHEN 'v' THEN 'VIEW ' ELSE 'MATERIALIZED VIEW ' END || name
-            || coalesce(E'\nWITH (' || array_to_string(options, ', ') || ')', '') || E' AS\n' || pg_get_viewdef(rel);
+            || coalesce(E'\nWITH (' || array_to_string(r.reloptions, ', ') || ')', '') || E' AS\n' || pg_get_viewdef(rel);
         definition := definition || coalesce(
             (SELECT string_agg(format(E'\nALTER VIEW %s ALTER COLUMN %I SET DEFAULT %s;', name, a.attname, pg_get_expr(d.adbin, rel)),
                     '' ORDER BY a.attnum)
@@ -214,7 +216,7 @@ BEGIN
         SELECT jsonb_object_agg(a.attnum, jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull))
           INTO shape FROM pg_attribute a WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped;
     ELSIF kind = 'S' THEN
-        SELECT 'CREATE ' || CASE WHEN persistence = 'u' THEN 'UNLOGGED ' ELSE '' END || 'SEQUENCE ' || name || ' AS '
+        SELECT 'CREATE ' || CASE WHEN r.relpersistence = 'u' THEN 'UNLOGGED ' ELSE '' END || 'SEQUENCE ' || name || ' AS '
                || format_type(q.seqtypid, NULL) || ' INCREMENT BY ' || q.seqincrement || ' MINVALUE ' || q.seqmin
                || ' MAXVALUE ' || q.seqmax || ' START WITH ' || q.seqstart || ' CACHE ' || q.seqcache
                || CASE WHEN q.seqcycle THEN ' CYCLE' ELSE '' END
@@ -239,7 +241,7 @@ BEGIN
          WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped;
         RETURN;
     END IF;
-    definition := rtrim(definition, E'\n') || E'\n-- Owner: ' || quote_ident(pg_get_userbyid(owner));
+    definition := rtrim(definition, E'\n') || E'\n-- Owner: ' || quote_ident(pg_get_userbyid(r.relowner));
 END
 $$;
 
@@ -258,7 +260,7 @@ BEGIN
     IF NOT t.typisdefined THEN
         definition := 'CREATE TYPE ' || name || ';';
     ELSIF t.typtype = 'c' THEN
-        SELECT d.definition, d.shape INTO definition, shape FROM pggit.describe_relation(t.typrelid, 'c') d;
+        SELECT d.definition, d.shape INTO definition, shape FROM pg_class r, pggit.describe_relation(r) d WHERE r.oid = t.typrelid;
     ELSIF t.typtype = 'e' THEN
         SELECT 'CREATE TYPE ' || name || E' AS ENUM ('
             || coalesce(string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder), '') || ');',
@@ -552,15 +554,17 @@ CREATE FUNCTION pggit.describe(class oid, obj oid, OUT definition text, OUT shap
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     owner oid;
-    kind "char";
+    r pg_class;
     d record;
 BEGIN
     IF class = 'pg_class'::regclass THEN
-        SELECT c.relkind INTO kind FROM pg_class c WHERE c.oid = obj;
-        IF kind IN ('r', 'p', 'f') THEN
-            d := pggit.describe_table(obj);
+        SELECT c.* INTO r FROM pg_class c WHERE c.oid = obj;
+        IF NOT FOUND THEN
+            RETURN;
+        ELSIF r.relkind IN ('r', 'p', 'f') THEN
+            d := pggit.describe_table(r);
         ELSE
-            d := pggit.describe_relation(obj, kind);
+            d := pggit.describe_relation(r);
         END IF;
         definition := d.definition;
         shape := d.shape;

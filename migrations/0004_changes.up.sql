@@ -7,6 +7,7 @@ SELECT pg_catalog.set_config('pggit.migration', 'on', true);
 CREATE TABLE pggit.changes (
     id               uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     commit_id        uuid NOT NULL DEFAULT pggit.current_commit(),
+    -- Of the proxy; NULL for what went round it.
     session_id       uuid DEFAULT pggit.current_session(),
     statement_id     uuid,
     branch           text NOT NULL DEFAULT pggit.current_branch(),
@@ -34,7 +35,6 @@ CREATE TABLE pggit.changes (
     affected         boolean NOT NULL DEFAULT false,
     sql_executed     text DEFAULT pggit.client_query(),
     captured_by      text NOT NULL DEFAULT 'trigger',
-    via_proxy        boolean NOT NULL DEFAULT (pggit.current_session() IS NOT NULL),
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     -- Orders the rows that one command wrote.
     ordinal          integer NOT NULL DEFAULT 0,
@@ -153,7 +153,7 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
        CASE WHEN c.objsubid = 0 OR c.aspect <> '' THEN p.new_definition
             ELSE pg_catalog.quote_ident(p.shape -> c.objsubid::text ->> 0) || ' ' || (p.shape -> c.objsubid::text ->> 1)
                  || CASE WHEN (p.shape -> c.objsubid::text ->> 2)::boolean THEN ' NOT NULL' ELSE '' END END AS old_definition,
-       c.new_definition, c.sql_executed, c.captured_by, c.via_proxy, c.created_at, c.created_by, c.role_name,
+       c.new_definition, c.sql_executed, c.captured_by, c.session_id IS NOT NULL AS via_proxy, c.created_at, c.created_by, c.role_name,
        c.application_name, CASE WHEN c.client IS NULL THEN c.client_addr ELSE pggit.address_of(c.client) END AS client_addr,
        CASE WHEN c.client IS NULL THEN c.client_port ELSE pggit.port_of(c.client) END AS client_port, c.backend_pid, c.xid, c.ordinal,
        c.rerouted_from

@@ -50,13 +50,14 @@ BEGIN
         objects := ARRAY(SELECT k.conrelid FROM pg_index x JOIN pg_constraint k ON k.conrelid = x.indrelid AND k.conindid = rel
                           WHERE x.indexrelid = rel AND k.xmin = written);
     ELSE
-        -- Its indexes, and the sequences of its columns: those that were written. OFFSET 0: by index, for one after the other.
-        objects := ARRAY(SELECT x.indexrelid FROM pg_index x
-                          WHERE x.indrelid = rel AND EXISTS (SELECT FROM pg_class c WHERE c.oid = x.indexrelid AND c.xmin = written OFFSET 0))
-            || ARRAY(SELECT d.objid FROM pg_depend d
-                      WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = rel AND d.refobjsubid > 0
-                        AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i')
-                        AND EXISTS (SELECT FROM pg_class c WHERE c.oid = d.objid AND c.xmin = written AND c.relkind = 'S' OFFSET 0));
+        -- Its indexes, and the sequences of its columns: those that were written.
+        objects := ARRAY(
+            SELECT c.oid FROM pg_class c
+             WHERE c.oid = ANY (ARRAY(SELECT x.indexrelid FROM pg_index x WHERE x.indrelid = rel)
+                                || ARRAY(SELECT d.objid FROM pg_depend d
+                                          WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = rel AND d.refobjsubid > 0
+                                            AND d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.deptype IN ('a', 'i')))
+               AND c.xmin = written AND c.relkind IN ('i', 'I', 'S'));
         IF objects <> '{}' THEN
             -- A table that is rewritten touches its indexes, too: those made, renamed or moved.
             objects := ARRAY(
@@ -145,6 +146,8 @@ RETURN coalesce(pg_catalog.current_setting('pggit.migration', true), '') = 'on' 
 --
 -- And waits for the history's table, should somebody hold a lock on it, but not for ever: for as long as the proxy says, or
 -- less if the client says so for itself.
+--
+-- Its callers assign what it gives, which is nothing: PERFORM would start a query for it.
 CREATE FUNCTION pggit.begin_recording() RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     own text := current_setting('lock_timeout');
@@ -157,7 +160,6 @@ BEGIN
         RESET pggit.branch;
     END IF;
     IF own = '0' OR own::interval > bound::interval THEN
-        -- Assignments, because PERFORM would start a query for each.
         bound := set_config('lock_timeout', bound, true);
         LOCK TABLE pggit.changes IN ROW EXCLUSIVE MODE;
         own := set_config('lock_timeout', own, true);
@@ -174,6 +176,7 @@ SET "TimeZone" = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET 
 SET standard_conforming_strings = on SET quote_all_identifiers = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
+    begun text;
     o record;
     d record;
     names text[];
@@ -193,7 +196,7 @@ BEGIN
     IF tg_tag LIKE 'DROP %' AND tg_tag <> 'DROP OWNED' THEN
         RETURN;
     END IF;
-    PERFORM pggit.begin_recording();
+    begun := pggit.begin_recording();
     -- An extension is one change, with its version; what its script makes belongs to it.
     FOR o IN
         SELECT e.classid, e.objid, e.objsubid, e.command_tag, e.object_type, e.schema_name, e.object_identity,
@@ -201,7 +204,8 @@ BEGIN
                     ELSE split_part(e.command_tag, ' ', 1) END AS action,
                CASE split_part(e.command_tag, ' ', 1) WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END AS aspect,
                concat_ws(' ', e.classid, e.objid, e.objsubid) AS key,
-               c.relname::text AS name, c.relnamespace AS space, c.relkind, c.reltype, c.relhassubclass OR c.relispartition AS in_tree
+               c.relname::text AS name, c.relnamespace AS space, c.relkind, c.reltype, c.relhassubclass OR c.relispartition AS in_tree,
+               c AS relation
           FROM pg_event_trigger_ddl_commands() e
           LEFT JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
          WHERE NOT e.in_extension AND e.schema_name IS DISTINCT FROM 'pg_temp'
@@ -240,7 +244,7 @@ BEGIN
                             ELSE o.action END AS action,
                        o.aspect AS aspect, concat_ws(' ', d.classid::oid, d.objid, 0) AS key,
                        c.relname::text AS name, c.relnamespace AS space, c.relkind AS relkind, c.reltype AS reltype,
-                       c.relhassubclass OR c.relispartition AS in_tree
+                       c.relhassubclass OR c.relispartition AS in_tree, c AS relation
                   INTO o
                   FROM pg_identify_object(d.classid, d.objid, 0) i
                   LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid;
@@ -255,9 +259,9 @@ BEGIN
 
         IF o.classid = 'pg_class'::regclass AND o.objsubid = 0 AND o.aspect = '' THEN
             IF o.relkind IN ('r', 'p', 'f') THEN
-                d := pggit.describe_table(o.objid);
+                d := pggit.describe_table(o.relation);
             ELSE
-                d := pggit.describe_relation(o.objid, o.relkind);
+                d := pggit.describe_relation(o.relation);
             END IF;
             IF o.relkind = 'I' OR o.in_tree AND o.relkind IN ('r', 'p', 'f') THEN
                 families := families || o.objid;
@@ -454,11 +458,12 @@ DECLARE
                          THEN current_setting('pggit.members', true) END;
     marks text := CASE WHEN tg_tag = 'DROP INDEX' THEN current_setting('pggit.marks', true) END;
     migrating boolean := pggit.is_migrating();
+    begun text;
     classes oid[];
     objects oid[];
     n integer;
 BEGIN
-    PERFORM pggit.begin_recording();
+    begun := pggit.begin_recording();
     IF marks <> '' THEN
         SELECT array_agg('pg_class'::regclass::oid), array_agg(split_part(m, ':', 2)::oid), max(g.n) INTO classes, objects, n
           FROM unnest(string_to_array(marks, ',')) m
@@ -469,27 +474,30 @@ BEGIN
     END IF;
     -- The common case: one function, or one relation with nothing but its own parts, its indexes and its sequences. The
     -- statement after this one gives the same rows, at several times the cost: planned and started with all its branches.
-    IF members IS NULL AND NOT migrating AND pggit.extension_depth() = 0
-       AND (SELECT count(*) FILTER (WHERE g.original) = 1
-                   AND bool_and(g.objsubid = 0 AND NOT g.is_temporary AND coalesce(CASE
-                       WHEN g.original THEN g.classid IN ('pg_class'::regclass, 'pg_proc'::regclass)
-                       WHEN g.classid IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass) THEN g.address_names[1:2] = o.address_names
-                       WHEN g.classid = 'pg_type'::regclass
-                           THEN g.schema_name = o.schema_name AND (g.object_name = o.object_name OR g.object_name = '_' || o.object_name)
-                       WHEN g.classid = 'pg_rewrite'::regclass THEN g.address_names = o.address_names || '_RETURN'::text
-                       WHEN g.classid = 'pg_class'::regclass THEN g.object_type IN ('index', 'sequence') OR g.schema_name = 'pg_toast'
-                       END, false))
-              FROM pg_event_trigger_dropped_objects() o, pg_event_trigger_dropped_objects() g WHERE o.original)
-    THEN
+    IF members IS NULL AND NOT migrating AND pggit.extension_depth() = 0 THEN
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    namespace, ordinal)
-        SELECT 'DROP', tg_tag, g.object_type, g.schema_name, g.address_names[2], g.object_identity, g.classid, g.objid,
-               s.oid, g.n
-          FROM pg_event_trigger_dropped_objects() WITH ORDINALITY AS g(classid, objid, objsubid, original, normal, is_temporary,
+        WITH gone AS MATERIALIZED (
+            SELECT * FROM pg_event_trigger_dropped_objects() WITH ORDINALITY AS g(classid, objid, objsubid, original, normal, is_temporary,
                    object_type, schema_name, object_name, object_identity, address_names, address_args, n)
-          LEFT JOIN pg_namespace s ON s.nspname = g.schema_name
-         WHERE g.original OR g.object_type IN ('index', 'sequence') AND g.schema_name <> 'pg_toast';
-        RETURN;
+        )
+        SELECT 'DROP', tg_tag, g.object_type, g.schema_name, g.address_names[2], g.object_identity, g.classid, g.objid,
+               to_regnamespace(quote_ident(g.schema_name)), g.n
+          FROM gone g
+         WHERE (g.original OR g.object_type IN ('index', 'sequence') AND g.schema_name <> 'pg_toast')
+           AND (SELECT count(*) FILTER (WHERE p.original) = 1
+                       AND bool_and(p.objsubid = 0 AND NOT p.is_temporary AND coalesce(CASE
+                           WHEN p.original THEN p.classid IN ('pg_class'::regclass, 'pg_proc'::regclass)
+                           WHEN p.classid IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass) THEN p.address_names[1:2] = o.address_names
+                           WHEN p.classid = 'pg_type'::regclass
+                               THEN p.schema_name = o.schema_name AND (p.object_name = o.object_name OR p.object_name = '_' || o.object_name)
+                           WHEN p.classid = 'pg_rewrite'::regclass THEN p.address_names = o.address_names || '_RETURN'::text
+                           WHEN p.classid = 'pg_class'::regclass THEN p.object_type IN ('index', 'sequence') OR p.schema_name = 'pg_toast'
+                           END, false))
+                  FROM gone o, gone p WHERE o.original);
+        IF FOUND THEN
+            RETURN;
+        END IF;
     END IF;
 
     WITH gone AS MATERIALIZED (
@@ -685,9 +693,9 @@ BEGIN
     SELECT array_agg(o.class ORDER BY o.rank, o.obj), array_agg(o.obj ORDER BY o.rank, o.obj) INTO classes, objects
       FROM pggit.recordable_objects() o;
     INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
-                               namespace, new_definition, shape, sql_executed, captured_by, via_proxy, session_id, ordinal)
+                               namespace, new_definition, shape, sql_executed, captured_by, session_id, ordinal)
     SELECT 'BASELINE', 'BASELINE', r.object_type, r.schema_name, r.object_name, r.object_identity, r.class, r.obj,
-           r.namespace, r.definition, r.shape, NULL, 'baseline', false, NULL, r.n
+           r.namespace, r.definition, r.shape, NULL, 'baseline', NULL, r.n
       FROM pggit.described_objects(classes, objects) r;
     GET DIAGNOSTICS found_rows = ROW_COUNT;
     RETURN found_rows;

@@ -467,11 +467,11 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     ), written AS (
         -- Nobody knows who it was, from where.
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace,
-               new_definition, shape, sql_executed, captured_by, via_proxy, session_id, created_by, role_name, application_name,
+               new_definition, shape, sql_executed, captured_by, session_id, created_by, role_name, application_name,
                client_addr, client_port, backend_pid, ordinal)
         SELECT w.action, 'PROBE', coalesce(d.object_type, k.object_type), coalesce(d.schema_name, k.schema_name),
                coalesce(d.object_name, k.object_name), coalesce(d.object_identity, k.object_identity), w.class, w.obj,
-               coalesce(d.namespace, k.namespace), d.definition, d.shape, NULL, 'probe', false, NULL, 'unknown', 'unknown', NULL,
+               coalesce(d.namespace, k.namespace), d.definition, d.shape, NULL, 'probe', NULL, 'unknown', 'unknown', NULL,
                NULL, NULL, 0, w.n
           FROM what w
           LEFT JOIN pggit.described_objects(classes, objects) d ON d.n = w.n AND w.action <> 'DROP'

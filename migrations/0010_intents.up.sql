@@ -156,11 +156,11 @@ CREATE FUNCTION pggit.record_intended(
     classid oid, objid oid, namespace oid, definition text, ordinal integer
 ) RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace,
-                               new_definition, sql_executed, captured_by, via_proxy, session_id, statement_id, branch, created_by,
+                               new_definition, sql_executed, captured_by, session_id, statement_id, branch, created_by,
                                role_name, application_name, client_addr, client_port, backend_pid, message, ordinal,
                                rerouted_from)
     VALUES (action, i.command_tag, object_type, schema_name, object_name, object_identity, classid, objid, namespace, definition,
-            i.sql, 'intent', true, i.session_id, i.id, i.branch, i.created_by, i.created_by, i.application_name, i.client_addr,
+            i.sql, 'intent', i.session_id, i.id, i.branch, i.created_by, i.created_by, i.application_name, i.client_addr,
             i.client_port, i.backend_pid, pggit.message_of(i.sql), ordinal, i.rerouted_from)
 $$;
 

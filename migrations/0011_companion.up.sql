@@ -530,6 +530,7 @@ DECLARE
     part_class oid;
     wholes jsonb := '[]';
     noted jsonb;
+    said text;
 BEGIN
     SELECT array_agg(d.class), array_agg(d.obj) INTO classes, objects FROM pggit.droppable(names::name[], kind) d;
     FOREACH part_class IN ARRAY ARRAY(SELECT DISTINCT u.class FROM unnest(classes) u(class)) LOOP
@@ -548,7 +549,7 @@ BEGIN
       LEFT JOIN pg_namespace s ON CASE WHEN t.oid IS NULL THEN s.nspname = a.object_names[1] AND d.class <> 'pg_namespace'::regclass
                                        ELSE s.oid = t.typnamespace END
      WHERE i.identity IS NOT NULL;
-    PERFORM pggit.note('droppable', jsonb_strip_nulls(noted)::text, secret);
+    said := pggit.note('droppable', jsonb_strip_nulls(noted)::text, secret);
 END
 $$;
 
@@ -602,9 +603,10 @@ DECLARE
     done bigint := 0;
     more bigint;
     last integer;
+    said text;
 BEGIN
     IF noted IS NOT NULL THEN
-        PERFORM pggit.note('droppable', NULL, secret);
+        said := pggit.note('droppable', NULL, secret);
         others := ARRAY(SELECT c FROM pggit.changed_since((noted ->> 'seen')::pg_snapshot) c);
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    namespace, statement_id, sql_executed, message, captured_by, ordinal)
@@ -729,7 +731,7 @@ BEGIN
 
     -- The next call looks only at what comes after this one.
     IF last IS NOT NULL THEN
-        PERFORM pggit.note('since', last::text, secret);
+        said := pggit.note('since', last::text, secret);
     END IF;
 END
 $$;
@@ -794,28 +796,30 @@ DECLARE
     call jsonb;
     query text;
     shared boolean;
+    -- What is called for what it does is assigned: PERFORM would start a query for it.
+    said text;
 BEGIN
     IF encode(sha256(substring(secret, 33) || sha256(substring(secret, 1, 32) || convert_to(payload, 'UTF8'))), 'hex') IS DISTINCT FROM signature THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'only pggit-proxy may record changes';
     END IF;
     call := payload::jsonb;
     IF call ->> 'phase' = 'after' THEN
-        PERFORM pggit.unbound_lock_wait();
+        said := pggit.unbound_lock_wait();
     END IF;
-    PERFORM pggit.begin_recording();
+    said := pggit.begin_recording();
     IF call ->> 'session' IS DISTINCT FROM current_setting('pggit.session', true) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'this call was signed for another session';
     END IF;
     shared := coalesce(call ->> 'type' IN ('role', 'database', 'tablespace', 'event trigger', 'parameter ACL')
                        AND call ->> 'tag' NOT IN ('REASSIGN OWNED', 'DROP OWNED'), false);
     IF call ->> 'phase' = 'before' THEN
-        PERFORM pggit.bound_lock_wait(call ->> 'lock_timeout');
+        said := pggit.bound_lock_wait(call ->> 'lock_timeout');
         IF call ? 'request' THEN
             PERFORM pggit.enter_request((call ->> 'request')::uuid, call ->> 'message',
                                         CASE WHEN sql IS NULL THEN pggit.current_message() ELSE pggit.message_of(sql) END);
         END IF;
         IF shared AND call ->> 'action' = 'drop' THEN
-            PERFORM pggit.note('there', pggit.shared_there(call)::text, secret);
+            said := pggit.note('there', pggit.shared_there(call)::text, secret);
         ELSIF NOT shared AND call -> 'notes' IS DISTINCT FROM 'false' THEN
             PERFORM pggit.note_droppable((SELECT array_agg(DISTINCT o ->> 1) FROM jsonb_array_elements(call -> 'objects') o
                                            HAVING bool_and(o ->> 1 <> '*' AND call ->> 'tag' <> 'DROP OWNED')), call ->> 'type', secret);
@@ -826,13 +830,13 @@ BEGIN
         query := coalesce(call ->> 'query', sql);
         query := CASE WHEN query IS NULL THEN pggit.client_query() ELSE pggit.kept_query(query) END;
         IF shared THEN
-            PERFORM pggit.record_shared(call, query, secret);
+            said := pggit.record_shared(call, query, secret);
         ELSE
-            PERFORM pggit.record_found(call, query, secret);
+            said := pggit.record_found(call, query, secret);
         END IF;
     END IF;
     IF call ? 'request' THEN
-        PERFORM pggit.leave_request();
+        said := pggit.leave_request();
     END IF;
 END
 $$;

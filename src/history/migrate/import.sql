@@ -57,7 +57,7 @@ BEGIN
               FROM old x
         )
         INSERT INTO pggit.changes (id, commit_id, session_id, branch, action, command_tag, object_type, schema_name, object_name,
-                                   object_identity, sql_executed, captured_by, via_proxy, created_at, ordinal, created_by, role_name,
+                                   object_identity, sql_executed, captured_by, created_at, ordinal, created_by, role_name,
                                    application_name, client_addr, client_port, backend_pid, message, snapshot)
         SELECT r.id, r.commit_id, NULL,
                coalesce((SELECT b.name FROM branch b WHERE b.id = (r.h ->> 'branch_id')::bigint), r.o ->> 'branch_name', pggit.default_branch()),
@@ -68,7 +68,7 @@ BEGIN
                              WHEN r.action IN ('ALTER', 'RENAME') THEN 'ALTER ' || upper(r.type) ELSE r.action END),
                r.type, r.schema_name, r.name,
                r.identity,
-               pggit.kept_query(r.h ->> 'sql_executed'), 'pggit', false, coalesce(r.at, transaction_timestamp()),
+               pggit.kept_query(r.h ->> 'sql_executed'), 'pggit', coalesce(r.at, transaction_timestamp()),
                mod((r.h ->> 'id')::bigint, 2147483648)::integer,
                coalesce(r.h ->> 'created_by', ''), coalesce(r.h ->> 'created_by', ''), NULL, NULL, NULL, 0,
                left(coalesce((SELECT m.message FROM note m WHERE m.hash = r.h ->> 'commit_hash'), r.h ->> 'change_description'), 4096), NULL
