@@ -55,7 +55,7 @@ impl Repository {
     fn history(&self, branch: &str) -> Vec<[String; 4]> {
         let rows = self.server.psql(
             &self.database(branch),
-            "select concat_ws(chr(31), id, branch, via_proxy, replace(coalesce(sql_executed, ''), E'\\n', ' ')) \
+            "select concat_ws(chr(31), id, branch, session_id IS NOT NULL, replace(coalesce(sql_executed, ''), E'\\n', ' ')) \
              from pggit.changes order by created_at, ordinal, id",
         );
         rows.lines()
