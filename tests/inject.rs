@@ -87,6 +87,36 @@ fn comments_of_one_transaction_are_told_once_each() {
     }
 }
 
+#[test]
+fn what_follows_the_end_of_a_failed_transaction_is_recorded() {
+    for version in versions() {
+        for place in [Place::without_triggers(version), Place::with_triggers(version)] {
+            let mut client = place.client();
+            let mut seen = 0;
+            place.news(&mut seen);
+            let ways: [(&str, fn(&str) -> Vec<u8>); 3] = [
+                ("in one text", |create| query(&format!("rollback; {create}"))),
+                ("pipelined queries", |create| [query("rollback"), query(create)].concat()),
+                ("pipelined messages", |create| {
+                    let messages = |sql| [parse("", sql, &[]), bind("", "", &[]), execute("", 0)].concat();
+                    [messages("rollback"), messages(create), sync()].concat()
+                }),
+            ];
+            for (at, (how, talk)) in ways.into_iter().enumerate() {
+                client.rows("begin");
+                client.send(&query("no statement"));
+                assert_eq!(client.read_until_ready().last().unwrap().body, b"E");
+                client.send(&talk(&format!("create table t{at} ()")));
+                if how == "pipelined queries" {
+                    client.read_until_ready();
+                }
+                assert_eq!(client.read_until_ready().last().unwrap().body, b"I", "{how}");
+                assert_eq!(place.news(&mut seen), [format!("CREATE table public.t{at}")], "{how}");
+            }
+        }
+    }
+}
+
 /// What a statement leaves in the history without event triggers; in order.
 const CHANGES: &[(&str, &[&str])] = &[
     ("create table t (a int primary key, b text)", &["CREATE table public.t", "CREATE index public.t_pkey"]),

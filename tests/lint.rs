@@ -193,6 +193,30 @@ fn a_refused_statement_fails_as_it_would_on_the_server() {
 }
 
 #[test]
+fn what_follows_the_end_of_a_failed_transaction_is_checked() {
+    each(&config("refuse"), |r| {
+        let mut client = r.client();
+        r.sql(TABLE);
+        let messages = |sql| [parse("", sql, &[]), bind("", "", &[]), execute("", 0)].concat();
+        let ways: [(&str, Talk); 4] = [
+            ("in one text", one(query(&format!("rollback; {DROP}")))),
+            ("behind a savepoint", one(query(&format!("rollback to s; {DROP}")))),
+            ("pipelined queries", vec![([query("rollback"), query(DROP)].concat(), 2)]),
+            ("pipelined messages", one([messages("rollback"), messages(DROP), sync()].concat())),
+        ];
+        for (how, talk) in ways {
+            client.ask(&query("begin; savepoint s"));
+            assert!(said(&client.ask(&query("no statement"))).starts_with("42601"));
+            let aborted = client.ask(&query(DROP));
+            assert!(said(&aborted).starts_with("25P02"), "{how}: {aborted:?}");
+            assert_eq!(said(&hold(&mut client, &talk)), "42501 ALTER TABLE refused by lint: ban-drop-column", "{how}");
+            client.ask(&query("rollback"));
+        }
+        assert_eq!(r.sql("select count(*) from pg_attribute where attrelid = 't'::regclass and attname = 'b'"), "1");
+    });
+}
+
+#[test]
 fn a_queued_statement_becomes_a_change_request_with_its_findings() {
     each(&config("queue"), |r| {
         let mut client = r.client();

@@ -591,7 +591,7 @@ impl Session {
                     let sql = known.exact.then_some(known.sql.as_str());
                     // By itself it could commit in the middle.
                     let is_atomic = self.transaction.status == b'T' || !matches!(known.statement.tag, "DO" | "CALL");
-                    let kept = Kept { statement: &known.statement, sql, is_first: false, takes_calls: is_atomic };
+                    let kept = Kept { statement: &known.statement, sql, is_first: true, takes_calls: is_atomic };
                     match self.hold(&queued, &kept, std::iter::empty(), frame.env, fx) {
                         Held::Ask => return Judged::Ask,
                         Held::Again => return self.execute(frame, fx),

@@ -87,7 +87,7 @@ impl Session {
             },
         };
         let noted = released.and_then(Released::noted);
-        if noted.is_none() && (!is_logged(statement) || statement.temporary || self.transaction.status == b'E') {
+        if noted.is_none() && (!is_logged(statement) || statement.temporary) {
             return Ok(Some(Ruling { rule, means: None }));
         }
         match self.answer.unwrap_or_else(|| (env.recording)()) {

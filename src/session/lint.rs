@@ -4,12 +4,12 @@
 //! was found the session's own server is asked about its tables ([`super::look`]). Where nothing was found, nothing else happens.
 
 use super::look::At;
-use super::{Batch, Effects, Env, Session};
+use super::turn::Turn;
+use super::{Effects, Env, Session};
 use crate::policy::lint::{About, Check, Findings, Lint, LintAction, Seen, Warning};
 use crate::policy::{Queued, Refusal, Verdict};
 use crate::sql::Statement;
 use crate::wire::error::{Text, put_warning};
-use crate::wire::frame;
 
 /// `warning`, which is no error.
 const WARNING: &str = "01000";
@@ -138,17 +138,15 @@ impl Session {
                 About::new(statement, from..to)
             })
             .collect();
-        if about.is_empty() || self.ledger.ignores_all() || self.ledger.awaits_copy_data() {
+        if about.is_empty() {
             return Lints::Go;
         }
-        if self.awaits_answers() {
-            let mut flush = Vec::new();
-            if self.batch != Batch::Closed {
-                frame::put(&mut flush, b'H', |_| {});
-            }
-            return Lints::Settle(flush);
+        match self.turn() {
+            Turn::Come => {}
+            Turn::Settle(flush) => return Lints::Settle(flush),
+            Turn::Never | Turn::Copying => return Lints::Go,
         }
-        if self.transaction.status == b'E' {
+        if self.is_aborted() && linted.statements.first().is_none_or(|first| first.control.is_none()) {
             // 25P02.
             return Lints::Go;
         }
@@ -182,8 +180,10 @@ impl Session {
             self.lint = Front::Decided(Decided::default());
             return Lints::Go;
         }
-        // What is executed before it in the same batch would keep it from running.
-        let cannot_look = self.begun && linted.statements.iter().any(|statement| !statement.transactional);
+        // What is executed before it in the same batch would keep it from running. A transaction that has failed answers nothing, and
+        // what stands behind its end comes with that end.
+        let cannot_look = self.transaction.status == b'E'
+            || self.begun && linted.statements.iter().any(|statement| !statement.transactional);
         if cannot_look {
             self.decide(&findings, &Seen::default(), action, linted, fx);
             return Lints::Go;

@@ -24,6 +24,7 @@ mod refusal;
 mod reroute;
 mod server;
 mod transaction;
+mod turn;
 mod unnamed;
 mod unrecorded;
 

@@ -6,11 +6,11 @@
 //! answered by the new server. Where it cannot move, the statement is refused and everything stays as it was.
 
 use super::look::At;
-use super::queue::COPYING;
+use super::turn::{COPYING, Turn};
 use super::{Effects, Env, Session};
 use crate::change::{Move, Stays};
 use crate::policy::Refusal;
-use crate::wire::frame::{self, Head};
+use crate::wire::frame::Head;
 
 /// As the server has for parameters that cannot be changed now.
 const CANNOT_CHANGE_NOW: &str = "55P02";
@@ -82,22 +82,12 @@ impl Session {
             }
             Front::None | Front::Asked => {}
         }
-        if self.ledger.ignores_all() {
-            return Moves::Ignored;
-        }
-        if self.ledger.awaits_copy_data() {
-            return Moves::Refuse(stays(COPYING).refusal(to));
-        }
-        if self.awaits_answers() {
-            let mut flush = Vec::new();
-            if self.begun {
-                frame::put(&mut flush, b'H', |_| {});
-            }
-            return Moves::Settle(flush);
-        }
-        if self.transaction.status == b'E' && !self.begun {
-            // 25P02.
-            return Moves::Ignored;
+        match self.turn() {
+            Turn::Come if self.is_aborted() => return Moves::Ignored,
+            Turn::Come => {}
+            Turn::Settle(flush) => return Moves::Settle(flush),
+            Turn::Never => return Moves::Ignored,
+            Turn::Copying => return Moves::Refuse(stays(COPYING).refusal(to)),
         }
         match self.what_keeps_it(shape) {
             Ok(true) => {}

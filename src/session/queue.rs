@@ -12,17 +12,14 @@ use uuid::Uuid;
 use super::companion::takes_calls;
 use super::judge::unrecordable;
 use super::lint::Said;
-use super::{Batch, Effects, Env, Session};
+use super::turn::{COPYING, Turn};
+use super::{Effects, Env, Session};
 use crate::change::{ChangeRequest, Enqueued, Noted, Recording, Run};
 use crate::policy::{Queued, Refusal, Verdict};
 use crate::sql::Statement;
-use crate::wire::frame;
 
 /// Settings that the server reports and that change what a text means.
 const SETTINGS: [&str; 5] = ["search_path", "standard_conforming_strings", "DateStyle", "IntervalStyle", "TimeZone"];
-
-/// Why nothing can be done about a statement that comes while the server reads COPY data.
-pub(super) const COPYING: &str = "the server reads COPY data";
 
 /// A longer value is no setting that anybody needs; it is left out.
 const MAX_SETTING: usize = 1024;
@@ -51,8 +48,6 @@ impl Settings {
 pub(super) enum Front {
     #[default]
     None,
-    /// What was sent before it has to be answered first.
-    Settling,
     /// The requests are on their way to the recorder.
     Asked(Question),
     Answered(Question, Enqueued),
@@ -122,7 +117,7 @@ impl Front {
     pub fn released(&self, statement: &Statement) -> Option<&Released> {
         match self {
             Self::Released(all) => all.iter().find(|released| released.at == statement.range.start),
-            Self::None | Self::Settling | Self::Asked(_) | Self::Answered(..) => None,
+            Self::None | Self::Asked(_) | Self::Answered(..) => None,
         }
     }
 
@@ -153,7 +148,7 @@ pub(super) enum Held {
 pub(super) struct Kept<'a> {
     pub statement: &'a Statement,
     pub sql: Option<&'a str>,
-    /// The first one of a Query.
+    /// No other stands before it in its message.
     pub is_first: bool,
     /// Calls of ours can stand around it, in one transaction with it.
     pub takes_calls: bool,
@@ -171,25 +166,15 @@ impl Session {
     ) -> Held {
         match std::mem::take(&mut self.queue) {
             Front::Answered(question, answer) => return self.answered(question, answer, queued, kept.statement),
-            Front::None | Front::Settling | Front::Asked(_) | Front::Released(_) => {}
+            Front::None | Front::Asked(_) | Front::Released(_) => {}
         }
-        if self.ledger.ignores_all() {
-            return Held::Ignored;
-        }
-        if self.ledger.awaits_copy_data() {
-            return Held::Refuse(queued.impossible(COPYING), None);
-        }
-        if self.awaits_answers() {
-            self.queue = Front::Settling;
-            let mut flush = Vec::new();
-            if self.batch != Batch::Closed {
-                frame::put(&mut flush, b'H', |_| {});
-            }
-            return Held::Settle(flush);
-        }
-        if kept.is_first && self.transaction.status == b'E' && self.batch == Batch::Closed {
-            // 25P02, and so is everything behind it in the same text.
-            return Held::Ignored;
+        match self.turn() {
+            // And so is everything behind it in the same text.
+            Turn::Come if kept.is_first && self.is_aborted() => return Held::Ignored,
+            Turn::Come => {}
+            Turn::Settle(flush) => return Held::Settle(flush),
+            Turn::Never => return Held::Ignored,
+            Turn::Copying => return Held::Refuse(queued.impossible(COPYING), None),
         }
         let first = match self.request(queued, kept, env) {
             Ok(request) => request,
@@ -259,13 +244,6 @@ impl Session {
             Front::Asked(question) => self.queue = Front::Answered(question, answer),
             other => self.queue = other,
         }
-    }
-
-    /// Whether the server has still to answer what was sent before a statement that waits for that. While it reads COPY data it
-    /// will not, and takes no statement either.
-    pub fn awaits_answers(&mut self) -> bool {
-        let owed = self.ledger.front().is_some() && !self.ledger.ignores_all() && !self.ledger.awaits_copy_data();
-        owed || self.server_rest > 0
     }
 
     fn request(&self, queued: &Queued, kept: &Kept<'_>, env: &Env<'_>) -> Result<ChangeRequest, Refusal> {

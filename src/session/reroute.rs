@@ -7,7 +7,7 @@
 
 use super::judge::Ruled;
 use super::look::{At, Found, Look};
-use super::queue::COPYING;
+use super::turn::{COPYING, Turn};
 use super::{Batch, Effects, Env, Session, finished};
 use crate::change::{Errand, Outcome, Returned, SessionFacts, StatementFact, VerdictKind};
 use crate::policy::{Refusal, Rerouted};
@@ -113,22 +113,12 @@ impl Session {
             }
             Front::None | Front::Sent(_) => {}
         }
-        if self.ledger.ignores_all() {
-            return Send::Ignored;
-        }
-        if self.ledger.awaits_copy_data() {
-            return Send::Refuse(rerouted.impossible(COPYING));
-        }
-        if self.awaits_answers() {
-            let mut flush = Vec::new();
-            if self.batch != Batch::Closed {
-                frame::put(&mut flush, b'H', |_| {});
-            }
-            return Send::Settle(flush);
-        }
-        if self.transaction.status == b'E' && self.batch == Batch::Closed {
-            // 25P02.
-            return Send::Ignored;
+        match self.turn() {
+            Turn::Come if self.is_aborted() => return Send::Ignored,
+            Turn::Come => {}
+            Turn::Settle(flush) => return Send::Settle(flush),
+            Turn::Never => return Send::Ignored,
+            Turn::Copying => return Send::Refuse(rerouted.impossible(COPYING)),
         }
         match self.obstacle(sent) {
             Ok(true) => {}

@@ -1,0 +1,51 @@
+//! Whether it is a statement's turn: what is found out for it holds only if everything before it is answered.
+
+use super::Session;
+use crate::wire::frame;
+
+/// Why nothing can be done about a statement that comes while the server reads COPY data.
+pub(super) const COPYING: &str = "the server reads COPY data";
+
+/// How far the server is.
+pub(super) enum Turn {
+    /// Everything before the statement is answered.
+    Come,
+    /// It has not; these bytes, if any, make it answer.
+    Settle(Vec<u8>),
+    /// It ignores all up to the next Sync, as something before it failed.
+    Never,
+    /// It reads COPY data, and takes no statement.
+    Copying,
+}
+
+impl Session {
+    /// Whether the server has come to the statement at the front. A Flush, which is owed nothing, makes it answer what had no Sync.
+    pub(super) fn turn(&mut self) -> Turn {
+        if self.ledger.ignores_all() {
+            Turn::Never
+        } else if self.ledger.awaits_copy_data() {
+            Turn::Copying
+        } else if self.awaits_answers() {
+            let mut flush = Vec::new();
+            if self.begun {
+                frame::put(&mut flush, b'H', |_| {});
+            }
+            Turn::Settle(flush)
+        } else {
+            Turn::Come
+        }
+    }
+
+    /// Whether the server has still to answer what was sent before a statement that waits for that. While it reads COPY data it
+    /// will not, and takes no statement either.
+    pub fn awaits_answers(&mut self) -> bool {
+        let owed = self.ledger.front().is_some() && !self.ledger.ignores_all() && !self.ledger.awaits_copy_data();
+        owed || self.server_rest > 0
+    }
+
+    /// Whether the server will answer 25P02 to whatever comes now, save to what ends a failed transaction. With something executed
+    /// since its last word, nobody knows.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.transaction.status == b'E' && !self.begun
+    }
+}
