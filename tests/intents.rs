@@ -4,7 +4,7 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use support::wire::{bind, execute, extended, parse, query, sync};
+use support::wire::{bind, execute, extended, flush, parse, query, sync};
 use support::{Message, PATIENCE, PgServer, Proxy, Repository, Wire, eventually, migrate, versions, wait_for};
 
 impl Repository {
@@ -285,6 +285,19 @@ fn every_way_of_sending_it_is_held_until_the_intent_is_there() {
         assert!(eventually(PATIENCE, || r.sql(
             "select count(*) from pggit.intents i join pggit.statements s using (id, session_id, outcome, command_tag)"
         ) == "8"));
+        // Behind a COMMIT of which nothing but its completion has come.
+        client.rows("begin");
+        let steps = [
+            (vec![parse("", "commit", &[]), bind("", "", &[]), execute("", 0)], b'C'),
+            (vec![parse("", "drop index concurrently i2", &[]), bind("", "", &[])], b'2'),
+        ];
+        for (messages, last) in steps {
+            client.send(&[messages.concat(), flush()].concat());
+            while client.read_message().unwrap().tag != last {}
+        }
+        assert!(first_error(&client.ask(&[execute("", 0), sync()].concat())).is_none());
+        assert_eq!(r.changes(), ["DROP DROP INDEX index public.i2 trigger"]);
+        assert_eq!(r.sql("select count(*), min(outcome), max(outcome) from pggit.intents"), "9|applied|applied");
         // An Execute that the server never comes to.
         let messages = client.ask(
             &[

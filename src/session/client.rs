@@ -590,7 +590,7 @@ impl Session {
                 Err(No::Queue(queued)) => {
                     let sql = known.exact.then_some(known.sql.as_str());
                     // By itself it could commit in the middle.
-                    let is_atomic = self.transaction.status == b'T' || !matches!(known.statement.tag, "DO" | "CALL");
+                    let is_atomic = self.known_status() == Some(b'T') || !matches!(known.statement.tag, "DO" | "CALL");
                     let kept = Kept { statement: &known.statement, sql, is_first: true, takes_calls: is_atomic };
                     match self.hold(&queued, &kept, std::iter::empty(), frame.env, fx) {
                         Held::Ask => return Judged::Ask,

@@ -91,8 +91,8 @@ impl Session {
     }
 
     fn needs_intent(&mut self, statement: &Statement) -> bool {
-        // The server says no to it by itself, unless a COMMIT is under way.
-        let in_transaction = self.transaction.status != b'I' && self.ledger.is_empty();
+        // There the server says no to it by itself.
+        let in_transaction = self.known_status().is_some_and(|status| status != b'I');
         self.facts.branch.is_some() && changes_alone(statement) && !statement.temporary && !in_transaction
     }
 

@@ -43,9 +43,13 @@ impl Session {
         owed || self.server_rest > 0
     }
 
-    /// Whether the server will answer 25P02 to whatever comes now, save to what ends a failed transaction. With something executed
-    /// since its last word, nobody knows.
+    /// The transaction's state (`I`, `T` or `E`), where nothing can have changed it since the server said so.
+    pub(super) fn known_status(&self) -> Option<u8> {
+        (self.ledger.is_empty() && self.executed == 0).then_some(self.transaction.status)
+    }
+
+    /// Whether the server will answer 25P02 to whatever comes now, save to what ends a failed transaction.
     pub(super) fn is_aborted(&self) -> bool {
-        self.transaction.status == b'E' && !self.begun
+        self.known_status() == Some(b'E')
     }
 }
