@@ -179,6 +179,12 @@ SELECT c.id, c.commit_id, c.session_id, c.statement_id, c.branch, t.change_type,
            AND pg_catalog.hashtextextended(k.object_identity, 0) = pg_catalog.hashtextextended(c.object_identity, 0)
            AND k.object_identity = c.object_identity AND k.object_type = c.object_type AND k.aspect = c.aspect
            AND (k.created_at, k.ordinal) < (c.created_at, c.ordinal)
+           -- Not if that one has another name or schema by now: this is a new one in its place.
+           AND NOT EXISTS (SELECT FROM pggit.changes l
+                            WHERE l.objid IN (k.objid, k.namespace) AND l.objsubid = 0 AND l.aspect = ''
+                              AND (l.created_at, l.ordinal) > (k.created_at, k.ordinal) AND (l.created_at, l.ordinal) < (c.created_at, c.ordinal)
+                              AND CASE l.classid WHEN k.classid THEN l.object_identity <> k.object_identity
+                                                 WHEN 'pg_catalog.pg_namespace'::regclass THEN l.object_name <> k.schema_name END)
          ORDER BY k.created_at DESC, k.ordinal DESC LIMIT 1) i ON true
   CROSS JOIN LATERAL (
         SELECT coalesce(o.action, a.action, i.action), coalesce(o.new_definition, a.new_definition, i.new_definition),

@@ -249,8 +249,10 @@ BEGIN
     FOR r IN
         SELECT c.oid, c.relname, s.nspname, c.relnamespace, l.action, d.definition, d.definition ~ '-- (invalid|detach pending)' AS broken,
                CASE WHEN c.relkind IN ('i', 'I') THEN 'index' ELSE 'table' END AS type, coalesce(x.indrelid, c.oid) AS rel,
-               EXISTS (SELECT FROM pggit.changes o WHERE hashtextextended(o.object_identity, 0) = hashtextextended(y.identity, 0)
-                          AND o.object_identity = y.identity AND o.object_type = 'index') AS name_known, y.identity,
+               i.command_tag <> 'CREATE INDEX' AND coalesce((
+                   SELECT o.action <> 'DROP' FROM pggit.changes o
+                    WHERE hashtextextended(o.object_identity, 0) = hashtextextended(y.identity, 0) AND o.object_identity = y.identity
+                      AND o.object_type = 'index' AND o.aspect = '' ORDER BY o.created_at DESC, o.ordinal DESC LIMIT 1), false) AS was_known, y.identity,
                -- Settings of a session change how a definition is written: compared is only what these statements change.
                (l.action IS NULL OR l.action = 'DROP') AND c.relkind = 'i' OR l.object_name <> c.relname
                    OR (l.new_definition ~ '-- (invalid|detach pending)') IS DISTINCT FROM (d.definition ~ '-- (invalid|detach pending)')
@@ -300,7 +302,7 @@ BEGIN
         CONTINUE WHEN NOT r.untold;
         n := n + 1;
         changed := true;
-        PERFORM pggit.record_intended(i, CASE WHEN r.action = 'DROP' OR r.action IS NULL AND NOT r.name_known THEN 'CREATE'
+        PERFORM pggit.record_intended(i, CASE WHEN r.action = 'DROP' OR r.action IS NULL AND NOT r.was_known THEN 'CREATE'
                                               ELSE 'ALTER' END, r.type, r.nspname, r.relname, r.identity, 'pg_class'::regclass, r.oid, r.relnamespace, r.definition, n);
     END LOOP;
     IF i.command_tag <> 'DROP INDEX' THEN

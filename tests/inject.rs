@@ -238,6 +238,32 @@ fn every_statement_leaves_its_rows_and_no_others() {
 }
 
 #[test]
+fn what_takes_a_name_that_another_has_left_is_new() {
+    for version in versions() {
+        for place in [Place::without_triggers(version), Place::with_triggers(version)] {
+            let mut client = place.client();
+            let mut seen = 0;
+            client.rows("create table t (a int); create view v as select 1 as a; create schema s create table t (a int)");
+            place.news(&mut seen);
+            client.rows("alter table t rename to old_t; create table t (a int, b int); alter view v rename to old_v; create view v as select 2 as b");
+            client.rows("alter schema s rename to old_s; create schema s create table t (a int, b int)");
+            let wanted = [
+                "RENAME table public.old_t",
+                "CREATE table public.t",
+                "RENAME view public.old_v",
+                "CREATE view public.v",
+                "RENAME schema old_s",
+                "CREATE schema s",
+                "CREATE table s.t",
+            ];
+            assert_eq!(place.news(&mut seen), wanted);
+            let replaced = "select count(*) from pggit.history where change_type = 'CREATE' and old_definition is not null";
+            assert_eq!(place.sql(replaced), "0");
+        }
+    }
+}
+
+#[test]
 fn what_is_rolled_back_leaves_no_row() {
     for version in versions() {
         let it = Place::without_triggers(version);

@@ -316,6 +316,39 @@ fn every_way_of_sending_it_is_held_until_the_intent_is_there() {
 }
 
 #[test]
+fn what_fails_behind_it_in_the_same_batch_takes_back_no_more_than_it_does() {
+    each_version(|r| {
+        let mut client = r.client();
+        client.rows("create table t (a int)");
+        r.changes();
+        let made = format!("{}_made", r.database);
+        let outcome = || {
+            r.sql(
+                "select i.outcome, s.outcome, i.reason from pggit.intents i join pggit.statements s using (id) order by i.opened_at desc limit 1",
+            )
+        };
+        let mut batch = |sql: &str| {
+            let messages = |sql| [parse("", sql, &[]), bind("", "", &[]), execute("", 0)].concat();
+            let answer = client.ask(&[messages(sql), messages("select 1 / 0"), sync()].concat());
+            assert_eq!(code(first_error(&answer).unwrap()), "22012", "{sql}");
+            assert!(answer.iter().any(|message| message.tag == b'C'), "{sql}: {answer:?}");
+        };
+        // The server commits it as soon as it is complete.
+        batch(&format!("create database {made}"));
+        assert_eq!(r.server.psql("postgres", &format!("select count(*) from pg_database where datname = '{made}'")), "1");
+        assert_eq!(r.changes(), [format!("CREATE CREATE DATABASE database {made} intent")]);
+        assert!(eventually(PATIENCE, || outcome() == "applied|applied|"), "{}", outcome());
+        // The last of its transactions ends with the batch: without it the index is not valid.
+        batch("create index concurrently i on t (a)");
+        assert_eq!(r.sql("select indisvalid from pg_index where indexrelid = 'i'::regclass"), "f");
+        assert!(eventually(PATIENCE, || r.changes() == ["CREATE CREATE INDEX index public.i intent"]));
+        let left = "failed|rolled_back|division by zero; left behind, not whole: public.i";
+        assert!(eventually(PATIENCE, || outcome() == left), "{}", outcome());
+        r.server.psql("postgres", &format!("drop database {made}"));
+    });
+}
+
+#[test]
 fn without_an_intent_it_does_not_run() {
     for version in versions() {
         let r = Repository::new(version, "[history]\ntimeout = \"1s\"\n");

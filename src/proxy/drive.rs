@@ -92,7 +92,7 @@ enum Wait {
     Hold(Box<hold::Hold>),
     /// What is dangerous about the statements at the front.
     Check(Pin<Box<dyn Future<Output = Findings> + Send>>),
-    /// The server's answers to what came before the statement at the front.
+    /// The server's answers to what came before the statement at the front, and the recorder, where it has to see what came of it.
     Answers,
     /// Room in the statement log.
     Log(Pin<Box<dyn Future<Output = ()> + Send>>),
@@ -316,7 +316,7 @@ impl Drive<'_> {
                 }
             }
             Some(Wait::Answers) => {
-                if self.session.awaits_answers() && self.server.reads {
+                if self.settling.is_some() || self.session.awaits_answers() && self.server.reads {
                     return Ok(false);
                 }
             }
@@ -332,6 +332,11 @@ impl Drive<'_> {
 
     /// Lets the session judge what the client sent.
     fn judge_client(&mut self) -> Result<(), End> {
+        if self.settling.is_some() {
+            // What was done before it is recorded before it, too.
+            self.wait = Some(Wait::Answers);
+            return Ok(());
+        }
         let shared = &self.relay.shared;
         let branch = self.facts.branch.as_deref();
         // In this order: rules that were loaded before the freezes were known hold for no change.

@@ -196,6 +196,9 @@ impl Session {
     /// A Query whose statements are known.
     fn script(&mut self, frame: &Frame<'_>, statements: &[Statement], text: &[u8], fx: &mut Effects) -> Judged {
         let class = statements.first().map_or(Class::Other, |statement| statement.class);
+        if let Some(flush) = self.waits_for_intents(statements) {
+            return Judged::Settle(flush);
+        }
         match self.lint(&Linted { statements, text: Some(text), shift: 0, is_bound: false }, frame.env, fx) {
             Lints::Go => {}
             Lints::Ask => return Judged::Ask,
@@ -564,6 +567,9 @@ impl Session {
         let class = prepared.class;
         let Some(known) = prepared.text.clone() else { return self.owe(Kind::Execute, class, frame, None) };
         let (mut means, held, is_bound) = (prepared.means, prepared.held, prepared.bound);
+        if let Some(flush) = self.waits_for_intents(std::slice::from_ref(&known.statement)) {
+            return Judged::Settle(flush);
+        }
         if !known.statement.transactional || held {
             let statement = &known.statement;
             // Of a long text only the beginning is kept.

@@ -3,8 +3,10 @@
 
 use uuid::Uuid;
 
-use super::judge::{No, Ruling, logged_sql, unrecordable};
+use super::judge::{No, Ruling, is_logged, logged_sql, unrecordable};
 use super::queue::Released;
+use super::transaction::Step;
+use super::turn::Turn;
 use super::{Effects, Env, Session};
 use crate::change::{Intended, Intent, Told};
 use crate::sql::{Class, Statement};
@@ -16,6 +18,10 @@ pub(super) struct Intents {
     front: Front,
     /// Answered, but the server is not ready yet: it may still have work to do, and locks.
     answered: Vec<(Uuid, Told)>,
+    /// Completed but for the last of several transactions, which ends with the client's batch.
+    unfinished: Vec<Uuid>,
+    /// How many statements have passed of which it is not known yet.
+    under_way: usize,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +45,10 @@ impl Intents {
     /// The intent of the statement that passes now.
     pub fn take_written(&mut self) -> Option<Uuid> {
         match std::mem::take(&mut self.front) {
-            Front::Passing(id) => Some(id),
+            Front::Passing(id) => {
+                self.under_way += 1;
+                Some(id)
+            }
             Front::None | Front::Asked(_) | Front::Answered(..) => None,
         }
     }
@@ -49,14 +58,29 @@ impl Intents {
         self.answered.extend(intent.map(|id| (id, told)));
     }
 
-    /// The server is ready for the next statement.
-    pub fn ready(&mut self, fx: &mut Effects) {
+    /// The server has completed the statement.
+    pub fn completed(&mut self, step: &Step) {
+        match step.intent {
+            Some(id) if !step.is_committed => self.unfinished.push(id),
+            intent => self.settle(intent, Told::Applied),
+        }
+    }
+
+    /// The server is ready for the next statement, after this error if there was one.
+    pub fn ready(&mut self, error: Option<&(String, String)>, fx: &mut Effects) {
+        let told = || match error {
+            None => Told::Applied,
+            Some((sqlstate, message)) => Told::Failed { sqlstate: sqlstate.clone(), message: message.clone() },
+        };
+        self.under_way = self.under_way.saturating_sub(self.answered.len() + self.unfinished.len());
         fx.settled.append(&mut self.answered);
+        fx.settled.extend(self.unfinished.drain(..).map(|id| (id, told())));
     }
 
     /// The connection ended: what was not final will be found out by looking.
     pub fn lost(&mut self, fx: &mut Effects) {
-        fx.settled.extend(self.answered.drain(..).map(|(id, _)| (id, Told::Nothing)));
+        let unsure = self.answered.drain(..).map(|(id, _)| id).chain(self.unfinished.drain(..));
+        fx.settled.extend(unsure.map(|id| (id, Told::Nothing)));
     }
 }
 
@@ -90,6 +114,18 @@ impl Session {
         }
     }
 
+    /// Whether it has to wait, after these bytes, until what came of others is seen: without event triggers that is done by looking, and
+    /// this one may change it again. Within one batch nobody can.
+    pub(super) fn waits_for_intents(&mut self, statements: &[Statement]) -> Option<Vec<u8>> {
+        if self.intent.under_way == 0 || !statements.iter().any(is_logged) {
+            return None;
+        }
+        match self.turn() {
+            Turn::Settle(flush) => Some(flush),
+            Turn::Come | Turn::Never | Turn::Copying => None,
+        }
+    }
+
     fn needs_intent(&mut self, statement: &Statement) -> bool {
         // There the server says no to it by itself.
         let in_transaction = self.known_status().is_some_and(|status| status != b'I');
@@ -109,6 +145,12 @@ impl Session {
             application_name: self.application.clone(),
         }
     }
+}
+
+/// Whether the server has committed the statement by the time it says that it is complete, whatever comes behind it in the same
+/// batch: what cannot run inside a transaction, save for work in several transactions, the last of which is left open.
+pub(super) fn commits_at_once(statement: &Statement) -> bool {
+    !statement.transactional && !matches!(statement.tag, "CREATE INDEX" | "DROP INDEX" | "REINDEX" | "ALTER TABLE")
 }
 
 /// Whether it changes something and cannot run inside a transaction. REINDEX changes what indexes there are when it runs

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::guard;
+use super::intent::commits_at_once;
 use super::lint::Said;
 use super::queue::Released;
 use super::refusal::Refused;
@@ -167,7 +168,13 @@ impl Session {
         if let (Some(fact), Some(id)) = (&mut fact, intent) {
             fact.id = id;
         }
-        Step { control: ruled.statement.control.clone(), fact, intent, part: Part::Whole }
+        Step {
+            control: ruled.statement.control.clone(),
+            fact,
+            intent,
+            is_committed: commits_at_once(ruled.statement),
+            part: Part::Whole,
+        }
     }
 
     /// A fact whose outcome is still open; `duration` holds the session's age until then.

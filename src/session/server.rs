@@ -162,7 +162,7 @@ impl Session {
         }
         match step.part {
             Part::Whole => {
-                self.intent.settle(step.intent, Told::Applied);
+                self.intent.completed(&step);
                 fx.prepared_ended |= matches!(tag, b"COMMIT PREPARED" | b"ROLLBACK PREPARED");
                 fx.prepared.extend(self.transaction.completed(step, tag, &mut fx.facts));
             }
@@ -294,8 +294,8 @@ impl Session {
             // Portals do not outlive their transaction. Those of messages under way belong to the next one.
             self.portals.clear();
         }
+        self.intent.ready(self.transaction.error(), fx);
         self.transaction.ready(status, &mut fx.facts);
-        self.intent.ready(fx);
         said
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Step {
     pub fact: Option<Box<StatementFact>>,
     /// Set where an intent was written for it.
     pub intent: Option<Uuid>,
+    /// Once it has completed, nothing takes it back.
+    pub is_committed: bool,
     pub part: Part,
 }
 
@@ -70,8 +72,13 @@ impl Transaction {
         tag: &[u8],
         resolved: &mut Vec<StatementFact>,
     ) -> Option<PreparedTransaction> {
-        if let Some(fact) = step.fact {
-            self.done.push(*fact);
+        match step.fact {
+            Some(mut fact) if step.is_committed => {
+                fact.outcome = Outcome::Applied;
+                resolved.push(*fact);
+            }
+            Some(fact) => self.done.push(*fact),
+            None => {}
         }
         match step.control {
             None => {}
@@ -108,6 +115,11 @@ impl Transaction {
     /// The server answered with an error.
     pub fn failed(&mut self, sqlstate: &str, message: &str) {
         self.error = Some((sqlstate.to_owned(), message.to_owned()));
+    }
+
+    /// The error since the last ReadyForQuery: SQLSTATE and message.
+    pub fn error(&self) -> Option<&(String, String)> {
+        self.error.as_ref()
     }
 
     /// ReadyForQuery. An implicit transaction has ended by now: with an error since, it was rolled back.
