@@ -214,6 +214,10 @@ BEGIN
                    AND (c.relkind NOT IN ('i', 'I') OR c.relname = ANY (names)
                         OR EXISTS (SELECT FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indrelid
                                            AND d.refclassid = 'pg_namespace'::regclass AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since)
+                                    WHERE i.indexrelid = c.oid)
+                        -- It has the name of its constraint.
+                        OR EXISTS (SELECT FROM pg_index i JOIN pg_constraint k ON k.conrelid = i.indrelid AND k.conindid = c.oid
+                                           AND pggit.is_ours(k.xmin, k.cmin, top, top_age, since)
                                     WHERE i.indexrelid = c.oid))
             OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
             OR EXISTS (SELECT FROM pg_attrdef a WHERE a.adrelid = c.oid AND pggit.is_ours(a.xmin, a.cmin, top, top_age, since))
@@ -677,8 +681,9 @@ BEGIN
         WITH made AS (
             INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                        namespace, new_definition, shape, affected, statement_id, sql_executed, message, captured_by, ordinal)
-            -- The connection string of a subscription may have changed unseen.
-            SELECT CASE WHEN f.type = 'subscription' THEN act ELSE 'ALTER' END, tag, f.type, f.schema_name, f.name, f.identity, f.class, f.obj, f.namespace,
+            -- The connection string of a subscription may have changed unseen; another name of a column or constraint is for the text to tell.
+            SELECT CASE WHEN f.type = 'subscription' OR act = 'RENAME' AND call ->> 'renamed_to' IS NULL AND f.name = names[1] THEN act
+                        ELSE 'ALTER' END, tag, f.type, f.schema_name, f.name, f.identity, f.class, f.obj, f.namespace,
                    f.definition, f.shape, f.type <> 'subscription', statement, query, pggit.message_of(query), 'inject', done + f.n
               FROM pggit.found(classes, objects) f
             RETURNING cmin

@@ -133,6 +133,9 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("analyze t", &[]),
     ("insert into t select i from generate_series(1, 100) i", &[]),
     ("alter table t rename to t2", &["RENAME table public.t2"]),
+    ("alter table t2 rename column c to c2", &["RENAME table public.t2"]),
+    ("alter table t2 rename constraint t_pkey to t_key", &["RENAME table public.t2", "RENAME index public.t_key"]),
+    ("alter table t2 rename constraint t_key to t_pkey", &["RENAME table public.t2", "RENAME index public.t_pkey"]),
     (
         "alter table t2 drop column b cascade",
         &["DROP index public.t_b_idx", "DROP view public.v", "ALTER table public.t2"],

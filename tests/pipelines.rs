@@ -67,7 +67,7 @@ impl Author {
 
     fn statement(&mut self) -> String {
         let n = self.rng.below(3);
-        match self.rng.below(24) {
+        match self.rng.below(44) {
             0 => format!("create table t{n} (a int primary key, b text)"),
             1 => format!("create table t{n} as select 1 as a"),
             2 => format!("drop table t{n}"),
@@ -81,6 +81,26 @@ impl Author {
             10 => format!("create view v{n} as select a from t{}", self.rng.below(3)),
             11 => format!("drop view v{n}"),
             12 => format!("comment on table t{n} is 'number {}'", self.rng.below(100)),
+            24 => format!("create or replace view v{n} as select a, {} as b from t{}", self.rng.below(3), self.rng.below(3)),
+            25 => format!("alter view v{n} rename to v{}", self.rng.below(3)),
+            26 => format!("create or replace function f{n}() returns int language sql as 'select {}'", self.rng.below(3)),
+            27 => format!("drop function f{n}"),
+            28 => format!("create sequence q{n} start {}", 1 + self.rng.below(3)),
+            29 => format!("alter sequence q{n} increment by {}", 1 + self.rng.below(3)),
+            30 => format!("drop sequence q{n}"),
+            31 => format!("create type e{n} as enum ('a', 'b')"),
+            32 => format!("alter type e{n} add value if not exists 'c{}'", self.rng.below(3)),
+            33 => format!("drop type e{n}"),
+            34 => format!("alter table t{n} rename column a to d"),
+            35 => format!("alter table t{n} add unique (a)"),
+            36 => format!("create schema w{n} create table x (a int) create view y as select a from x"),
+            37 => format!("drop schema w{n} cascade"),
+            38 => format!("alter schema w{n} rename to w{}", self.rng.below(3)),
+            39 => format!("alter table w{n}.x set schema public"),
+            40 => format!("create table t{n} (like t{} including all)", self.rng.below(3)),
+            41 => "begin isolation level repeatable read".to_owned(),
+            42 => format!("drop index concurrently i{n}"),
+            43 => format!("reindex index i{n}"),
             13 | 14 => "begin".to_owned(),
             15 | 16 => "commit".to_owned(),
             17 | 18 => "rollback".to_owned(),
@@ -186,12 +206,13 @@ fn talk(client: &mut Wire, packet: &Packet, failed: &mut bool) -> Vec<Message> {
 }
 
 /// What the history says of one database: what was sent, and in no order what came of it. Columns have rows only where event
-/// triggers tell of them.
+/// triggers tell of them, and so has an ALTER that changes nothing.
 fn history(server: &PgServer, database: &str) -> Vec<String> {
     let rows = server.psql(
         database,
         "select replace(concat(sql_executed, chr(31), change_type, ' ', object_type, ' ', object_identity, ' ', new_definition), E'\\n', ' ') \
-           from pggit.history where change_type <> 'BASELINE' and object_type <> 'table column' order by created_at, ordinal",
+           from pggit.history where change_type <> 'BASELINE' and object_type <> 'table column' \
+                and (change_type <> 'ALTER' or new_definition is distinct from old_definition) order by created_at, ordinal",
     );
     let mut rows: Vec<String> = rows.lines().map(str::to_owned).collect();
     let text = |row: &String| row.split('\u{1f}').next().map(str::to_owned);
