@@ -314,7 +314,7 @@ BEGIN
         IF o.relkind IN ('r', 'p', 'm', 'f', 'i', 'I') AND o.action IN ('ALTER', 'RENAME') THEN
             altered := altered || o.objid;
             altered_kinds := altered_kinds || o.relkind;
-        ELSIF o.classid = 'pg_type'::regclass AND o.action = 'ALTER' THEN
+        ELSIF o.classid = 'pg_type'::regclass AND o.action IN ('ALTER', 'RENAME') THEN
             row_types := row_types || o.objid;
         END IF;
     END LOOP;
@@ -334,12 +334,13 @@ BEGIN
         END LOOP;
     END LOOP;
     IF row_types <> '{}' THEN
-        -- ALTER TYPE ... CASCADE: tables of that type.
+        -- ALTER TYPE ... CASCADE: tables of that type, and those that inherit from them.
         FOR family IN SELECT c.oid FROM pg_class c
                        WHERE c.reloftype = ANY (row_types) AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.xmin = written OFFSET 0)
         LOOP
             classes := classes || 'pg_class'::regclass::oid;
             objects := objects || family;
+            families := families || family;
         END LOOP;
     END IF;
     FOREACH family IN ARRAY families LOOP
@@ -577,8 +578,11 @@ BEGIN
                coalesce(r.object_name, CASE WHEN r.classid IN ('pg_cast'::regclass, 'pg_transform'::regclass) THEN r.object_identity
                                             ELSE r.address_names[array_length(r.address_names, 1)] END),
                r.object_identity, r.classid, r.objid, r.objsubid, (SELECT s.oid FROM pg_namespace s WHERE s.nspname = r.schema_name),
-               -- Statistics do not say that their table was temporary; then they were never recorded.
-               pggit.extension_depth() > 0 OR r.classid = 'pg_statistic_ext'::regclass AND NOT r.original, r.n
+               -- Statistics do not say that their table was temporary; types, functions and triggers not that the server made them for
+               -- another object: then they were never recorded.
+               pggit.extension_depth() > 0 OR r.classid IN ('pg_statistic_ext'::regclass, 'pg_type'::regclass, 'pg_proc'::regclass)
+                                              AND (NOT r.original OR tg_tag = 'DROP OWNED')
+                   OR r.classid = 'pg_trigger'::regclass AND r.address_names[3] ~ '^[A-Za-z]+_ConstraintTrigger_([ac]_)?[0-9]+$', r.n
           FROM rows r
          WHERE NOT (migrating AND (coalesce(pggit.is_own(r.schema_name), false) OR pggit.is_own(r.object_identity)))
          ORDER BY r.n

@@ -207,7 +207,8 @@ DECLARE
     catalog regclass;
 BEGIN
     -- What nearly every change of a relation writes to, in one query; the rest by itself, where it was written to.
-    RETURN QUERY SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c
+    RETURN QUERY SELECT CASE c.relkind WHEN 'c' THEN 'pg_type' ELSE 'pg_class' END::regclass::oid, CASE c.relkind WHEN 'c' THEN c.reltype ELSE c.oid END
+        FROM pg_class c
         WHERE c.oid = ANY (rels)
           -- A table that is rewritten touches its indexes, too.
           AND (pggit.is_ours(c.xmin, c.cmin, top, top_age, since)
@@ -403,7 +404,7 @@ BEGIN
             RETURN NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = obj AND d.deptype = 'i');
         ELSE
             RETURN class NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass, 'pg_amop'::regclass, 'pg_amproc'::regclass,
-                                 'pg_publication_rel'::regclass);
+                                 'pg_publication_rel'::regclass, 'pg_publication_namespace'::regclass);
     END CASE;
 END
 $$;
@@ -513,6 +514,12 @@ BEGIN
                       FROM pg_index x WHERE x.indexrelid = ANY (parts) AND (x.indisclustered OR x.indisreplident));
         WHEN 'pg_publication_rel'::regclass THEN
             RETURN (SELECT jsonb_agg(jsonb_build_array('pg_publication'::regclass::oid, p.prpubid, part_class, p.oid)) FROM pg_publication_rel p WHERE p.oid = ANY (parts));
+        WHEN 'pg_publication_namespace'::regclass THEN
+            RETURN (SELECT jsonb_agg(jsonb_build_array('pg_publication'::regclass::oid, p.pnpubid, part_class, p.oid)) FROM pg_publication_namespace p WHERE p.oid = ANY (parts));
+        WHEN 'pg_amop'::regclass THEN
+            RETURN (SELECT jsonb_agg(jsonb_build_array('pg_opfamily'::regclass::oid, o.amopfamily, part_class, o.oid)) FROM pg_amop o WHERE o.oid = ANY (parts));
+        WHEN 'pg_amproc'::regclass THEN
+            RETURN (SELECT jsonb_agg(jsonb_build_array('pg_opfamily'::regclass::oid, o.amprocfamily, part_class, o.oid)) FROM pg_amproc o WHERE o.oid = ANY (parts));
         WHEN 'pg_opclass'::regclass THEN
             RETURN (SELECT jsonb_agg(jsonb_build_array('pg_opfamily'::regclass::oid, o.opcfamily, part_class, o.oid)) FROM pg_opclass o WHERE o.oid = ANY (parts));
         ELSE
@@ -580,6 +587,19 @@ BEGIN
 END
 $$;
 
+-- What this transaction has locked against everybody, as `class oid`. The server locks so whatever it drops, and keeps the lock: what is gone
+-- without it somebody else has dropped meanwhile, and records it himself.
+CREATE FUNCTION pggit.locked_here() RETURNS text[] LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN ARRAY(SELECT concat_ws(' ', coalesce(l.classid, 'pg_class'::regclass::oid), coalesce(l.objid, l.relation)) FROM pg_locks l
+                  WHERE l.pid = pg_backend_pid() AND l.granted AND l.mode = 'AccessExclusiveLock' AND l.locktype IN ('relation', 'object'));
+END
+$$;
+
+-- Default privileges go without a lock.
+CREATE FUNCTION pggit.is_dropped_here(class oid, obj oid, locked text[]) RETURNS boolean LANGUAGE sql STABLE
+RETURN class = 'pg_catalog.pg_default_acl'::regclass OR concat_ws(' ', class, obj) = ANY (locked);
+
 ---------------------------------------------------------------------------------------------------------------------------
 -- The call
 ---------------------------------------------------------------------------------------------------------------------------
@@ -601,6 +621,7 @@ DECLARE
     droppable jsonb := noted -> 'objects';
     wholes jsonb := noted -> 'wholes';
     others pggit.changes[] := '{}';
+    locked text[];
     rels oid[];
     classes oid[];
     objects oid[];
@@ -612,6 +633,7 @@ BEGIN
     IF noted IS NOT NULL THEN
         said := pggit.note('droppable', NULL, secret);
         others := ARRAY(SELECT c FROM pggit.changed_since((noted ->> 'seen')::pg_snapshot) c);
+        locked := pggit.locked_here();
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    namespace, statement_id, sql_executed, message, captured_by, ordinal)
         SELECT 'DROP', tag, d.type, d.schema_name, d.name, d.identity, d.class, d.obj, d.namespace, statement, query, pggit.message_of(query), 'inject',
@@ -621,7 +643,7 @@ BEGIN
                 UNION ALL
                 SELECT o.classid, o.objid, o.object_type, o.schema_name, o.object_name, o.object_identity, o.namespace FROM unnest(others) o
                ) d(class, obj, type, schema_name, name, identity, namespace)
-         WHERE (pg_identify_object(d.class, d.obj, 0)).identity IS NULL;
+         WHERE (pg_identify_object(d.class, d.obj, 0)).identity IS NULL AND pggit.is_dropped_here(d.class, d.obj, locked);
         GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
 
@@ -640,7 +662,9 @@ BEGIN
          WHERE s.subname = coalesce(call ->> 'renamed_to', names[1]);
     ELSIF act = 'DROP' AND names IS NOT NULL THEN
         -- What stays of what might have gone; a table that lost a column, say.
-        rels := ARRAY(SELECT x.rel FROM (SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass) x(rel)
+        rels := ARRAY(SELECT x.rel FROM (SELECT (d ->> 1)::oid FROM jsonb_array_elements(droppable) d WHERE (d ->> 0)::oid = 'pg_class'::regclass
+                                         UNION ALL SELECT t.typrelid FROM jsonb_array_elements(droppable) d JOIN pg_type t ON t.oid = (d ->> 1)::oid
+                                                    WHERE (d ->> 0)::oid = 'pg_type'::regclass AND t.typrelid <> 0) x(rel)
                        WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = x.rel OFFSET 0));
         IF rels <> '{}' THEN
             SELECT array_agg(t.class), array_agg(t.obj) INTO classes, objects FROM pggit.touched_near(rels, names::name[], top, top_age, since) t;
@@ -659,6 +683,11 @@ BEGIN
         -- Their table's row is marked as having some: no change of the table.
         SELECT array_agg(w.class), array_agg(w.obj) INTO classes, objects FROM unnest(classes, objects) w(class, obj)
          WHERE w.class <> 'pg_class'::regclass OR (SELECT c.relkind FROM pg_class c WHERE c.oid = w.obj LIMIT 1) NOT IN ('r', 'p', 'f', 'm');
+    END IF;
+    IF tag IN ('ALTER OPERATOR FAMILY', 'ALTER TEXT SEARCH CONFIGURATION', 'ALTER PUBLICATION') THEN
+        -- They may have lost a part, of which no row is left.
+        SELECT classes || array_agg(n.class), objects || array_agg(n.obj) INTO classes, objects FROM pggit.objects_named(names::name[], kind) n
+         WHERE n.class IN ('pg_opfamily'::regclass, 'pg_ts_config'::regclass, 'pg_publication'::regclass);
     END IF;
     IF wholes IS NOT NULL THEN
         SELECT classes || array_agg((w ->> 0)::oid), objects || array_agg((w ->> 1)::oid) INTO classes, objects
@@ -697,7 +726,7 @@ BEGIN
         WITH told AS (
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid, objsubid, aspect,
                                    new_definition, statement_id, sql_executed, message, captured_by, ordinal)
-        SELECT act, tag, kind, o.entry ->> 0, o.entry ->> 1,
+        SELECT act, tag, coalesce(c.type, kind), o.entry ->> 0, o.entry ->> 1,
                coalesce(c.identity, concat_ws('.', quote_ident(o.entry ->> 0), quote_ident(o.entry ->> 1))), c.class, c.obj, coalesce(c.sub, 0),
                CASE act WHEN 'COMMENT' THEN 'comment' WHEN 'SECURITY' THEN 'label' ELSE '' END, c.text, statement, query, pggit.message_of(query), 'inject', done + o.n
           FROM jsonb_array_elements(CASE WHEN jsonb_array_length(call -> 'objects') = 0 THEN '[[null, null]]'::jsonb ELSE call -> 'objects' END)
@@ -760,10 +789,10 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- The comment that COMMENT made; none where it took one away.
-CREATE FUNCTION pggit.comment_made(act text, top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid, sub integer, text text, identity text)
+CREATE FUNCTION pggit.comment_made(act text, top xid8, top_age integer, since integer) RETURNS TABLE (class oid, obj oid, sub integer, text text, type text, identity text)
 LANGUAGE sql STABLE AS $$
-    SELECT d.classoid, d.objoid, d.objsubid, d.description, (pg_identify_object(d.classoid, d.objoid, d.objsubid)).identity
-      FROM pg_description d WHERE act = 'COMMENT' AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since)
+    SELECT d.classoid, d.objoid, d.objsubid, d.description, i.type, i.identity
+      FROM pg_description d CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i WHERE act = 'COMMENT' AND pggit.is_ours(d.xmin, d.cmin, top, top_age, since)
 $$;
 
 -- A schema change on a branch with ddl_lock_timeout waits no longer for its locks, where its session has no lock_timeout (0 is none). The

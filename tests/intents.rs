@@ -335,7 +335,10 @@ fn what_fails_behind_it_in_the_same_batch_takes_back_no_more_than_it_does() {
         };
         // The server commits it as soon as it is complete.
         batch(&format!("create database {made}"));
-        assert_eq!(r.server.psql("postgres", &format!("select count(*) from pg_database where datname = '{made}'")), "1");
+        assert_eq!(
+            r.server.psql("postgres", &format!("select count(*) from pg_database where datname = '{made}'")),
+            "1"
+        );
         assert_eq!(r.changes(), [format!("CREATE CREATE DATABASE database {made} intent")]);
         assert!(eventually(PATIENCE, || outcome() == "applied|applied|"), "{}", outcome());
         // The last of its transactions ends with the batch: without it the index is not valid.

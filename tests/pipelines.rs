@@ -66,48 +66,48 @@ impl Author {
     }
 
     fn statement(&mut self) -> String {
-        let n = self.rng.below(3);
+        let (n, m) = (self.rng.below(3), self.rng.below(3));
         match self.rng.below(44) {
             0 => format!("create table t{n} (a int primary key, b text)"),
             1 => format!("create table t{n} as select 1 as a"),
-            2 => format!("drop table t{n}"),
-            3 => format!("drop table if exists t{n} cascade"),
-            4 => format!("alter table t{n} add c{} int default 1", self.rng.below(3)),
-            5 => format!("alter table t{n} drop column c{}", self.rng.below(3)),
-            6 => format!("alter table t{n} rename to t{}", self.rng.below(3)),
-            7 => format!("create index i{n} on t{} (a)", self.rng.below(3)),
-            8 => format!("create index concurrently i{n} on t{} (a)", self.rng.below(3)),
-            9 => format!("drop index i{n}"),
-            10 => format!("create view v{n} as select a from t{}", self.rng.below(3)),
-            11 => format!("drop view v{n}"),
-            12 => format!("comment on table t{n} is 'number {}'", self.rng.below(100)),
-            24 => format!("create or replace view v{n} as select a, {} as b from t{}", self.rng.below(3), self.rng.below(3)),
-            25 => format!("alter view v{n} rename to v{}", self.rng.below(3)),
-            26 => format!("create or replace function f{n}() returns int language sql as 'select {}'", self.rng.below(3)),
-            27 => format!("drop function f{n}"),
-            28 => format!("create sequence q{n} start {}", 1 + self.rng.below(3)),
-            29 => format!("alter sequence q{n} increment by {}", 1 + self.rng.below(3)),
-            30 => format!("drop sequence q{n}"),
-            31 => format!("create type e{n} as enum ('a', 'b')"),
-            32 => format!("alter type e{n} add value if not exists 'c{}'", self.rng.below(3)),
-            33 => format!("drop type e{n}"),
-            34 => format!("alter table t{n} rename column a to d"),
-            35 => format!("alter table t{n} add unique (a)"),
-            36 => format!("create schema w{n} create table x (a int) create view y as select a from x"),
-            37 => format!("drop schema w{n} cascade"),
-            38 => format!("alter schema w{n} rename to w{}", self.rng.below(3)),
-            39 => format!("alter table w{n}.x set schema public"),
-            40 => format!("create table t{n} (like t{} including all)", self.rng.below(3)),
-            41 => "begin isolation level repeatable read".to_owned(),
-            42 => format!("drop index concurrently i{n}"),
-            43 => format!("reindex index i{n}"),
-            13 | 14 => "begin".to_owned(),
-            15 | 16 => "commit".to_owned(),
-            17 | 18 => "rollback".to_owned(),
-            19 => "savepoint s".to_owned(),
-            20 => "rollback to s".to_owned(),
-            21 => "release s".to_owned(),
-            22 => "select 1 / 0".to_owned(),
+            2 => format!("create table t{n} (like t{m} including all)"),
+            3 => format!("drop table t{n}"),
+            4 => format!("drop table if exists t{n} cascade"),
+            5 => format!("alter table t{n} add c{m} int default 1"),
+            6 => format!("alter table t{n} drop column c{m}"),
+            7 => format!("alter table t{n} rename to t{m}"),
+            8 => format!("alter table t{n} rename column a to d"),
+            9 => format!("alter table t{n} add unique (a)"),
+            10 => format!("comment on table t{n} is 'number {m}'"),
+            11 => format!("create index i{n} on t{m} (a)"),
+            12 => format!("create index concurrently i{n} on t{m} (a)"),
+            13 => format!("reindex index i{n}"),
+            14 => format!("drop index i{n}"),
+            15 => format!("drop index concurrently i{n}"),
+            16 => format!("create view v{n} as select a from t{m}"),
+            17 => format!("create or replace view v{n} as select a, {m} as b from t{m}"),
+            18 => format!("alter view v{n} rename to v{m}"),
+            19 => format!("drop view v{n}"),
+            20 => format!("create or replace function f{n}() returns int language sql as 'select {m}'"),
+            21 => format!("drop function f{n}"),
+            22 => format!("create sequence q{n} start {}", m + 1),
+            23 => format!("alter sequence q{n} increment by {}", m + 1),
+            24 => format!("drop sequence q{n}"),
+            25 => format!("create type e{n} as enum ('a', 'b')"),
+            26 => format!("alter type e{n} add value if not exists 'c{m}'"),
+            27 => format!("drop type e{n}"),
+            28 => format!("create schema w{n} create table x (a int) create view y as select a from x"),
+            29 => format!("alter schema w{n} rename to w{m}"),
+            30 => format!("alter table w{n}.x set schema public"),
+            31 => format!("drop schema w{n} cascade"),
+            32 => "begin isolation level repeatable read".to_owned(),
+            33 | 34 => "begin".to_owned(),
+            35 | 36 => "commit".to_owned(),
+            37 | 38 => "rollback".to_owned(),
+            39 => "savepoint s".to_owned(),
+            40 => "rollback to s".to_owned(),
+            41 => "release s".to_owned(),
+            42 => "select 1 / 0".to_owned(),
             _ => "select 1".to_owned(),
         }
     }
@@ -252,7 +252,9 @@ fn hold(version: Pg, triggers: bool, seed: u64) {
     assert!(applied > 50, "the conversation does little: {applied}\n{log}");
     let (wanted, found) = (history(server, &plain), history(server, &own));
     if let Some(at) = (0..wanted.len().max(found.len())).find(|at| wanted.get(*at) != found.get(*at)) {
-        let around = |rows: &[String]| rows.iter().skip(at.saturating_sub(20)).take(22).cloned().collect::<Vec<_>>().join("\n  ");
+        let around = |rows: &[String]| {
+            rows.iter().skip(at.saturating_sub(20)).take(22).cloned().collect::<Vec<_>>().join("\n  ")
+        };
         panic!("row {at}, directly:\n  {}\nhere:\n  {}\n{log}", around(&wanted), around(&found));
     }
     assert!(wanted.len() > 20, "{wanted:?}\n{log}");

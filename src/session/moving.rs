@@ -192,6 +192,7 @@ pub(super) fn not_now(to: &str) -> Refusal {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::wire::frame;
 
     fn frames(tags: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
