@@ -8,7 +8,7 @@ DROP FUNCTION pggit.record_found(jsonb, text, bytea);
 DROP FUNCTION pggit.comment_made(text, xid8, integer, integer);
 DROP FUNCTION pggit.found(oid[], oid[]);
 DROP FUNCTION pggit.is_dropped_here(oid, oid, text[]);
-DROP FUNCTION pggit.locked_here();
+DROP FUNCTION pggit.locked_here(pg_snapshot);
 DROP FUNCTION pggit.changed_since(pg_snapshot);
 DROP FUNCTION pggit.note_droppable(text[], text, bytea);
 DROP FUNCTION pggit.wholes_of(oid, oid[]);

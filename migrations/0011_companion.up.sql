@@ -588,9 +588,13 @@ END
 $$;
 
 -- What this transaction has locked against everybody, as `class oid`. The server locks so whatever it drops, and keeps the lock: what is gone
--- without it somebody else has dropped meanwhile, and records it himself.
-CREATE FUNCTION pggit.locked_here() RETURNS text[] LANGUAGE plpgsql VOLATILE AS $$
+-- without it somebody else has dropped meanwhile, and records it himself. NULL where nobody else has done anything since `seen`; a transaction
+-- that keeps its snapshot cannot tell.
+CREATE FUNCTION pggit.locked_here(seen pg_snapshot) RETURNS text[] LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
+    IF seen::text = pg_current_snapshot()::text AND current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
+        RETURN NULL;
+    END IF;
     RETURN ARRAY(SELECT concat_ws(' ', coalesce(l.classid, 'pg_class'::regclass::oid), coalesce(l.objid, l.relation)) FROM pg_locks l
                   WHERE l.pid = pg_backend_pid() AND l.granted AND l.mode = 'AccessExclusiveLock' AND l.locktype IN ('relation', 'object'));
 END
@@ -598,7 +602,7 @@ $$;
 
 -- Default privileges go without a lock.
 CREATE FUNCTION pggit.is_dropped_here(class oid, obj oid, locked text[]) RETURNS boolean LANGUAGE sql STABLE
-RETURN class = 'pg_catalog.pg_default_acl'::regclass OR concat_ws(' ', class, obj) = ANY (locked);
+RETURN locked IS NULL OR class = 'pg_catalog.pg_default_acl'::regclass OR concat_ws(' ', class, obj) = ANY (locked);
 
 ---------------------------------------------------------------------------------------------------------------------------
 -- The call
@@ -633,7 +637,7 @@ BEGIN
     IF noted IS NOT NULL THEN
         said := pggit.note('droppable', NULL, secret);
         others := ARRAY(SELECT c FROM pggit.changed_since((noted ->> 'seen')::pg_snapshot) c);
-        locked := pggit.locked_here();
+        locked := pggit.locked_here((noted ->> 'seen')::pg_snapshot);
         INSERT INTO pggit.changes (action, command_tag, object_type, schema_name, object_name, object_identity, classid, objid,
                                    namespace, statement_id, sql_executed, message, captured_by, ordinal)
         SELECT 'DROP', tag, d.type, d.schema_name, d.name, d.identity, d.class, d.obj, d.namespace, statement, query, pggit.message_of(query), 'inject',
