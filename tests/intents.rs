@@ -635,6 +635,15 @@ fn without_event_triggers_intents_record_all_of_it() {
         assert_eq!(failed.unwrap(), "23505");
         assert_eq!(leaves("drop index concurrently i", &["DROP DROP INDEX index public.i intent"]), None);
         assert_eq!(leaves("drop index concurrently u", &["DROP DROP INDEX index public.u intent"]), None);
+        // Names that others had before.
+        for _ in 0..2 {
+            let made = leaves("create index concurrently i on t (b)", &["CREATE CREATE INDEX index public.i intent"]);
+            assert_eq!(made, None);
+            assert_eq!(leaves("alter index i rename to j", &[]), None);
+            let made = leaves("create index concurrently i on t (b)", &["CREATE CREATE INDEX index public.i intent"]);
+            assert_eq!(made, None);
+            assert_eq!(leaves("drop index i; drop index j", &[]), None);
+        }
         assert_eq!(
             leaves("alter table p detach partition p1 concurrently", &["ALTER ALTER TABLE table public.p1 intent"]),
             None
