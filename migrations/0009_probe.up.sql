@@ -407,7 +407,10 @@ BEGIN
                                     ON hashtextextended(c.object_identity, 0) = hashtextextended(k.object_identity, 0)
                                        AND c.object_identity = k.object_identity AND c.object_type = k.object_type AND c.aspect = ''
                                        AND c.objsubid = 0 AND (c.created_at, c.ordinal) > (k.created_at, k.ordinal)
-                                   WHERE k.id = o.id);
+                                   WHERE k.id = o.id)
+                       -- It was rebuilt, and whoever settles that will say so.
+                       OR EXISTS (SELECT FROM pggit.changes k
+                                   WHERE k.id = o.id AND k.object_type = 'index' AND pggit.probe_in_progress(o.class, to_regclass(k.object_identity)));
             RETURN NEXT;
             CONTINUE;
         END IF;

@@ -249,10 +249,12 @@ BEGIN
     FOR r IN
         SELECT c.oid, c.relname, s.nspname, c.relnamespace, l.action, d.definition, d.definition ~ '-- (invalid|detach pending)' AS broken,
                CASE WHEN c.relkind IN ('i', 'I') THEN 'index' ELSE 'table' END AS type, coalesce(x.indrelid, c.oid) AS rel,
-               -- By its name, as one that was rebuilt has another oid; but not if that one is gone, or has another name by now.
+               -- By its name, as one that was rebuilt has another oid; but not if that one is gone, or was given another name since
+               -- (by somebody else than the rebuilding itself).
                coalesce((SELECT o.action <> 'DROP' AND NOT EXISTS (
                                     SELECT FROM pggit.changes k WHERE k.objid = o.objid AND k.classid = o.classid AND k.objsubid = 0 AND k.aspect = ''
-                                       AND (k.created_at, k.ordinal) > (o.created_at, o.ordinal) AND k.object_identity <> o.object_identity)
+                                       AND (k.created_at, k.ordinal) > (o.created_at, o.ordinal) AND k.object_identity <> o.object_identity
+                                       AND k.object_name !~ '_ccold\d*$')
                            FROM pggit.changes o
                           WHERE hashtextextended(o.object_identity, 0) = hashtextextended(y.identity, 0) AND o.object_identity = y.identity
                             AND o.object_type = 'index' AND o.aspect = '' ORDER BY o.created_at DESC, o.ordinal DESC LIMIT 1), false) AS was_known, y.identity,
