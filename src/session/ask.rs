@@ -1,9 +1,9 @@
 //! What functions of the schema pggit ask of the proxy, in a message to the client that the client never sees.
 //!
-//! `pggit.create_branch()` and `pggit.diff()` run in their caller's transaction, of which nobody else sees anything before its end. A message of the severity
-//! INFO goes to the client at once, whatever its settings are, and so comes by here. It is signed with the database's key, as
-//! companions are: anybody can raise such a message, and only a function of ours can sign it. The answer is a row that the
-//! function waits for.
+//! `pggit.create_branch()` and `pggit.diff()` run in their caller's transaction, of which nobody else sees anything before its
+//! end. A message of the severity INFO goes to the client at once, whatever its settings are, and so comes by here. It is
+//! signed with the database's key, as companions are: anybody can raise such a message, and only a function of ours can sign
+//! it. The answer is a row that the function waits for.
 
 use serde::Deserialize;
 use uuid::Uuid;

@@ -25,8 +25,8 @@ pub(super) const OWN: &str = "UNION ALL SELECT n.n, pg_catalog.current_setting(n
      FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql";
 
 impl Session {
-    /// The messages that ask the server; once they are answered, [`Session::belongings`] tells. An error is the reason why the session
-    /// stays where it is.
+    /// The messages that ask the server; once they are answered, [`Session::belongings`] tells. An error is the reason why the
+    /// session stays where it is.
     pub fn ask_for_belongings(&mut self, now: Instant) -> Result<Vec<u8>, &'static str> {
         if self.replication {
             return Err("it is a replication connection");

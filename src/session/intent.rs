@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::judge::{No, Ruling, is_logged, logged_sql, unrecordable};
 use super::queue::Released;
 use super::transaction::Step;
-use super::turn::Turn;
+use super::turn::Pause;
 use super::{Effects, Env, Session};
 use crate::change::{Intended, Intent, Told};
 use crate::sql::{Class, Statement};
@@ -114,16 +114,13 @@ impl Session {
         }
     }
 
-    /// Whether it has to wait, after these bytes, until what came of others is seen: without event triggers that is done by looking, and
-    /// this one may change it again. Within one batch nobody can.
-    pub(super) fn waits_for_intents(&mut self, statements: &[Statement]) -> Option<Vec<u8>> {
-        if self.intent.under_way == 0 || !statements.iter().any(is_logged) {
-            return None;
+    /// Waits until what came of others is seen: without event triggers that is done by looking, and this one may change it again.
+    /// Within one batch nobody can.
+    pub(super) fn wait_for_intents(&mut self, statements: &[Statement]) -> Result<(), Pause> {
+        if self.intent.under_way > 0 && statements.iter().any(is_logged) {
+            self.turn()?;
         }
-        match self.turn() {
-            Turn::Settle(flush) => Some(flush),
-            Turn::Come | Turn::Never | Turn::Copying => None,
-        }
+        Ok(())
     }
 
     fn needs_intent(&mut self, statement: &Statement) -> bool {

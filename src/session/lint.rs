@@ -4,7 +4,7 @@
 //! was found the session's own server is asked about its tables ([`super::look`]). Where nothing was found, nothing else happens.
 
 use super::look::At;
-use super::turn::Turn;
+use super::turn::{Pause, Turn};
 use super::{Effects, Env, Session};
 use crate::policy::lint::{About, Check, Findings, Lint, LintAction, Seen, Warning};
 use crate::policy::{Queued, Refusal, Verdict};
@@ -41,16 +41,6 @@ pub(super) struct Decided {
 pub(super) enum Said {
     Refuse(Refusal),
     Queue(Box<Queued>),
-}
-
-/// What to do with the frame at the front.
-pub(super) enum Lints {
-    /// Go on; [`Front::says`] knows which of its statements may not.
-    Go,
-    /// The driver has the text checked.
-    Ask,
-    /// Wait until the server has answered everything; with these bytes to make it do so, if any.
-    Settle(Vec<u8>),
 }
 
 /// What is checked.
@@ -92,21 +82,21 @@ impl Session {
         Some(lint.action)
     }
 
-    /// What comes of statements that the rules let pass.
-    pub(super) fn lint(&mut self, linted: &Linted<'_>, env: &Env<'_>, fx: &mut Effects) -> Lints {
+    /// Checks statements that the rules let pass: [`Front::says`] knows then which of them are not run.
+    pub(super) fn lint(&mut self, linted: &Linted<'_>, env: &Env<'_>, fx: &mut Effects) -> Result<(), Pause> {
         // Nearly every text ends here.
         if !linted.statements.iter().any(Lint::is_about) {
-            return Lints::Go;
+            return Ok(());
         }
         let Some(care) = self.facts.branch.as_deref().and_then(|branch| env.policy.care.get(branch)) else {
-            return Lints::Go;
+            return Ok(());
         };
-        let Some(lint) = &care.lint else { return Lints::Go };
+        let Some(lint) = &care.lint else { return Ok(()) };
         match std::mem::take(&mut self.lint) {
             Front::None | Front::Asked => {}
             Front::Decided(decided) => {
                 self.lint = Front::Decided(decided);
-                return Lints::Go;
+                return Ok(());
             }
             Front::Checked(findings) => return self.found(findings, linted, lint.action, env, fx),
             Front::Looking(mut findings) => {
@@ -118,14 +108,14 @@ impl Session {
                         let at = first.map_or(0, |about| about.range.start) + linted.shift;
                         self.lint =
                             Front::Decided(Decided { said: vec![(at, Said::Refuse(refusal))], has_failed: true });
-                        return Lints::Go;
+                        return Ok(());
                     }
                     // In the client's own batch: it was told, and the batch has failed.
-                    None => return Lints::Go,
+                    None => return Ok(()),
                 };
                 findings.sharpen(&seen, care.lock_timeout.is_some());
                 self.decide(&findings, &seen, lint.action, linted, fx);
-                return Lints::Go;
+                return Ok(());
             }
         }
         let allowed = linted.statements.iter().filter(|statement| {
@@ -139,16 +129,15 @@ impl Session {
             })
             .collect();
         if about.is_empty() {
-            return Lints::Go;
+            return Ok(());
         }
-        match self.turn() {
+        match self.turn()? {
             Turn::Come => {}
-            Turn::Settle(flush) => return Lints::Settle(flush),
-            Turn::Never | Turn::Copying => return Lints::Go,
+            Turn::Never | Turn::Copying => return Ok(()),
         }
         if self.is_aborted() && linted.statements.first().is_none_or(|first| first.control.is_none()) {
             // 25P02.
-            return Lints::Go;
+            return Ok(());
         }
         fx.check = Some(Box::new(Check {
             lint: lint.clone(),
@@ -158,7 +147,7 @@ impl Session {
             in_transaction: self.transaction.status != b'I' || linted.statements.len() > 1,
         }));
         self.lint = Front::Asked;
-        Lints::Ask
+        Err(Pause::Ask)
     }
 
     /// What came of [`Effects::check`].
@@ -175,22 +164,22 @@ impl Session {
         action: LintAction,
         env: &Env<'_>,
         fx: &mut Effects,
-    ) -> Lints {
+    ) -> Result<(), Pause> {
         if findings.all.is_empty() {
             self.lint = Front::Decided(Decided::default());
-            return Lints::Go;
+            return Ok(());
         }
-        // What is executed before it in the same batch would keep it from running. A transaction that has failed answers nothing, and
-        // what stands behind its end comes with that end.
+        // What is executed before it in the same batch would keep it from running. A transaction that has failed answers
+        // nothing, and what stands behind its end comes with that end.
         let cannot_look = self.transaction.status == b'E'
             || self.begun && linted.statements.iter().any(|statement| !statement.transactional);
         if cannot_look {
             self.decide(&findings, &Seen::default(), action, linted, fx);
-            return Lints::Go;
+            return Ok(());
         }
         let wanted = findings.wanted(self.is_utf8);
         self.lint = Front::Looking(findings);
-        Lints::Settle(self.look(At::Tables(&wanted), env))
+        Err(Pause::Settle(self.look(At::Tables(&wanted), env)))
     }
 
     fn decide(&mut self, findings: &Findings, seen: &Seen, action: LintAction, linted: &Linted<'_>, fx: &mut Effects) {

@@ -2,10 +2,11 @@
 //!
 //! The driver reads into a [`Pipe`], calls [`Session::from_client`] or [`Session::from_server`], and writes what they
 //! let pass. In between, statements are classified ([`client`]) and judged ([`judge`]), the answers that the server owes are
-//! kept in a ledger ([`ledger`]), schema changes checked ([`lint`]), refused statements are replaced ([`refusal`]), others wait for approval ([`queue`]), go
-//! elsewhere ([`reroute`]) or move the whole session ([`moving`]); a session may change its server process ([`hold`]). Outcomes become known ([`server`],
-//! [`transaction`]). What the server's triggers cannot record, calls of ours do ([`companion`]). Functions that a client
-//! calls may ask for something ([`ask`]). Rows and COPY data are never looked into and never held whole.
+//! kept in a ledger ([`ledger`]), schema changes checked ([`lint`]), refused statements are replaced ([`refusal`]), others wait
+//! for approval ([`queue`]), go elsewhere ([`reroute`]) or move the whole session ([`moving`]); a session may change its server
+//! process ([`hold`]). Outcomes become known ([`server`], [`transaction`]). What the server's triggers cannot record, calls of
+//! ours do ([`companion`]). Functions that a client calls may ask for something ([`ask`]). Rows and COPY data are never looked
+//! into and never held whole.
 
 mod ask;
 mod client;
@@ -175,8 +176,8 @@ pub enum Next {
     Read,
     /// Ask the recorder, tell it to [`Session::recorder_answered`], and call again with the same bytes. Where
     /// [`Effects::intent`] is set it has to be written, and [`Session::intent_answered`] be told.
-    /// Where [`Effects::check`] is set it has to be run, and [`Session::checked`] be told. Where [`Effects::requests`] has any, [`Session::requests_answered`]; where [`Effects::errand`] is set,
-    /// [`Session::errand_returned`].
+    /// Where [`Effects::check`] is set it has to be run, and [`Session::checked`] be told. Where [`Effects::requests`] has any,
+    /// [`Session::requests_answered`]; where [`Effects::errand`] is set, [`Session::errand_returned`].
     AskRecorder,
     /// Wait until [`Session::awaits_answers`] is false, and call again with the same bytes.
     AwaitServer,

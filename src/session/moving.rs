@@ -6,7 +6,7 @@
 //! answered by the new server. Where it cannot move, the statement is refused and everything stays as it was.
 
 use super::look::At;
-use super::turn::{COPYING, Turn};
+use super::turn::{COPYING, Pause, Turn};
 use super::{Effects, Env, Session};
 use crate::change::{Move, Stays};
 use crate::policy::Refusal;
@@ -39,14 +39,8 @@ pub(super) enum Shape<'a> {
     },
 }
 
-/// What to do with a statement that moves the session.
+/// What comes of a statement that asks to move the session, but for moving it.
 pub(super) enum Moves {
-    /// Wait until the server has answered everything; with these bytes to make it do so.
-    Settle(Vec<u8>),
-    /// Wait for the client's next message.
-    Wait,
-    /// The driver moves it.
-    Ask,
     /// The server will not run it anyway.
     Ignored,
     /// It stays.
@@ -61,41 +55,44 @@ impl Front {
 
 impl Session {
     /// What comes of a statement that asks to move to this branch.
-    pub(super) fn move_to(&mut self, to: &str, shape: Shape<'_>, env: &Env<'_>, fx: &mut Effects) -> Moves {
+    pub(super) fn move_to(
+        &mut self,
+        to: &str,
+        shape: Shape<'_>,
+        env: &Env<'_>,
+        fx: &mut Effects,
+    ) -> Result<Moves, Pause> {
+        let refuse = |because: &str| Ok(Moves::Refuse(stays(because).refusal(to)));
         match std::mem::take(&mut self.moving) {
-            Front::Refused(stays) => return Moves::Refuse(stays.refusal(to)),
+            Front::Refused(stays) => return Ok(Moves::Refuse(stays.refusal(to))),
             Front::Looking => {
-                return match self.looked() {
-                    Some(Ok(found)) => match found.tie {
-                        Some(tie) => Moves::Refuse(stays(&format!("it has {tie}, which would be lost")).refusal(to)),
-                        None => {
-                            fx.moving = Some(Box::new(Move { to: to.to_owned(), carried: found.carried }));
-                            self.moving = Front::Asked;
-                            Moves::Ask
-                        }
-                    },
-                    Some(Err(reason)) => {
-                        Moves::Refuse(stays(&format!("its settings cannot be read ({reason})")).refusal(to))
-                    }
-                    None => Moves::Refuse(stays("its settings cannot be read").refusal(to)),
+                let found = match self.looked() {
+                    Some(Ok(found)) => found,
+                    Some(Err(reason)) => return refuse(&format!("its settings cannot be read ({reason})")),
+                    None => return refuse("its settings cannot be read"),
                 };
+                if let Some(tie) = found.tie {
+                    return refuse(&format!("it has {tie}, which would be lost"));
+                }
+                fx.moving = Some(Box::new(Move { to: to.to_owned(), carried: found.carried }));
+                self.moving = Front::Asked;
+                return Err(Pause::Ask);
             }
             Front::None | Front::Asked => {}
         }
-        match self.turn() {
-            Turn::Come if self.is_aborted() => return Moves::Ignored,
+        match self.turn()? {
+            Turn::Come if self.is_aborted() => return Ok(Moves::Ignored),
             Turn::Come => {}
-            Turn::Settle(flush) => return Moves::Settle(flush),
-            Turn::Never => return Moves::Ignored,
-            Turn::Copying => return Moves::Refuse(stays(COPYING).refusal(to)),
+            Turn::Never => return Ok(Moves::Ignored),
+            Turn::Copying => return refuse(COPYING),
         }
         match self.what_keeps_it(shape) {
             Ok(true) => {}
-            Ok(false) => return Moves::Wait,
-            Err(because) => return Moves::Refuse(stays(because).refusal(to)),
+            Ok(false) => return Err(Pause::Read),
+            Err(because) => return refuse(because),
         }
         self.moving = Front::Looking;
-        Moves::Settle(self.look(At::Everything, env))
+        Err(Pause::Settle(self.look(At::Everything, env)))
     }
 
     /// Why the session cannot move now, as far as that is known here; `false` where more of what was sent has to be seen.

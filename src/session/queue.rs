@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::companion::takes_calls;
 use super::judge::unrecordable;
 use super::lint::Said;
-use super::turn::{COPYING, Turn};
+use super::turn::{COPYING, Pause, Turn};
 use super::{Effects, Env, Session};
 use crate::change::{ChangeRequest, Enqueued, Noted, Recording, Run};
 use crate::policy::{Queued, Refusal, Verdict};
@@ -130,12 +130,8 @@ impl Front {
     }
 }
 
-/// What to do with a statement that a rule queues.
+/// What comes of a statement that a rule queues.
 pub(super) enum Held {
-    /// Wait until the server has answered everything; with these bytes to make it do so, if any.
-    Settle(Vec<u8>),
-    /// The recorder has to be asked.
-    Ask,
     /// It was approved: judge it again.
     Again,
     /// The server will not run it anyway.
@@ -163,22 +159,21 @@ impl Session {
         later: impl Iterator<Item = Kept<'a>>,
         env: &Env<'_>,
         fx: &mut Effects,
-    ) -> Held {
+    ) -> Result<Held, Pause> {
         match std::mem::take(&mut self.queue) {
-            Front::Answered(question, answer) => return self.answered(question, answer, queued, kept.statement),
+            Front::Answered(question, answer) => return Ok(self.answered(question, answer, queued, kept.statement)),
             Front::None | Front::Asked(_) | Front::Released(_) => {}
         }
-        match self.turn() {
+        match self.turn()? {
             // And so is everything behind it in the same text.
-            Turn::Come if kept.is_first && self.is_aborted() => return Held::Ignored,
+            Turn::Come if kept.is_first && self.is_aborted() => return Ok(Held::Ignored),
             Turn::Come => {}
-            Turn::Settle(flush) => return Held::Settle(flush),
-            Turn::Never => return Held::Ignored,
-            Turn::Copying => return Held::Refuse(queued.impossible(COPYING), None),
+            Turn::Never => return Ok(Held::Ignored),
+            Turn::Copying => return Ok(Held::Refuse(queued.impossible(COPYING), None)),
         }
         let first = match self.request(queued, kept, env) {
             Ok(request) => request,
-            Err(refusal) => return Held::Refuse(refusal, None),
+            Err(refusal) => return Ok(Held::Refuse(refusal, None)),
         };
         let mut question = Question { id: first.id, statements: vec![Asked::new(queued.clone(), kept, &first)] };
         let mut requests = vec![first];
@@ -193,7 +188,7 @@ impl Session {
                     question.statements.push(Asked::new(queued, &kept, &request));
                     requests.push(request);
                 }
-                Err(refusal) => return Held::Refuse(refusal, None),
+                Err(refusal) => return Ok(Held::Refuse(refusal, None)),
             }
         }
         if let [one] = requests.as_mut_slice() {
@@ -201,7 +196,7 @@ impl Session {
         }
         self.queue = Front::Asked(question);
         fx.requests = requests;
-        Held::Ask
+        Err(Pause::Ask)
     }
 
     /// What the recorder's answer means for the first of the statements.

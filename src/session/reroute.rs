@@ -7,7 +7,7 @@
 
 use super::judge::Ruled;
 use super::look::{At, Found, Look};
-use super::turn::{COPYING, Turn};
+use super::turn::{COPYING, Pause, Turn};
 use super::{Batch, Effects, Env, Session, finished};
 use crate::change::{Errand, Outcome, Returned, SessionFacts, StatementFact, VerdictKind};
 use crate::policy::{Refusal, Rerouted};
@@ -56,14 +56,8 @@ pub(super) struct Sent<'a> {
     pub shape: Shape<'a>,
 }
 
-/// What to do with a statement that a rule reroutes.
+/// What comes of a statement that a rule reroutes.
 pub(super) enum Send {
-    /// Wait until the server has answered everything; with these bytes to make it do so, if any.
-    Settle(Vec<u8>),
-    /// Wait for the client's next message.
-    Wait,
-    /// The driver has it run.
-    Ask,
     /// The server will not run it anyway.
     Ignored,
     /// It is answered: `fx` has the reply.
@@ -92,45 +86,48 @@ impl Front {
 
 impl Session {
     /// What comes of a statement that a rule reroutes.
-    pub(super) fn send_on(&mut self, rerouted: &Rerouted, sent: &Sent<'_>, env: &Env<'_>, fx: &mut Effects) -> Send {
+    pub(super) fn send_on(
+        &mut self,
+        rerouted: &Rerouted,
+        sent: &Sent<'_>,
+        env: &Env<'_>,
+        fx: &mut Effects,
+    ) -> Result<Send, Pause> {
+        let refuse = |because: &str| Ok(Send::Refuse(rerouted.impossible(because)));
         match std::mem::take(&mut self.errand) {
-            Front::Returned(pending, returned) => return self.answer_with(*pending, returned, sent, env, fx),
+            Front::Returned(pending, returned) => return Ok(self.answer_with(*pending, returned, sent, env, fx)),
             Front::Looking(pending) => {
-                return match (self.looked(), sent.text) {
-                    (Some(Ok(Found { carried, .. })), Some(text)) => {
-                        let (to, rule) = (rerouted.to.clone(), rerouted.rule.clone());
-                        fx.errand = Some(Box::new(Errand { to, rule, sql: text.to_vec(), carried }));
-                        self.errand = Front::Sent(pending);
-                        Send::Ask
-                    }
+                let carried = match self.looked() {
+                    Some(Ok(Found { carried, .. })) => carried,
+                    Some(Err(reason)) => return refuse(&format!("its settings cannot be read ({reason})")),
                     // In the client's own batch: it was told, and the batch has failed.
-                    (None, _) => Send::Ignored,
-                    (Some(Err(reason)), _) => {
-                        Send::Refuse(rerouted.impossible(&format!("its settings cannot be read ({reason})")))
-                    }
-                    (Some(Ok(_)), None) => Send::Refuse(rerouted.impossible("its text is not known")),
+                    None => return Ok(Send::Ignored),
                 };
+                let Some(text) = sent.text else { return refuse("its text is not known") };
+                let (to, rule) = (rerouted.to.clone(), rerouted.rule.clone());
+                fx.errand = Some(Box::new(Errand { to, rule, sql: text.to_vec(), carried }));
+                self.errand = Front::Sent(pending);
+                return Err(Pause::Ask);
             }
             Front::None | Front::Sent(_) => {}
         }
-        match self.turn() {
-            Turn::Come if self.is_aborted() => return Send::Ignored,
+        match self.turn()? {
+            Turn::Come if self.is_aborted() => return Ok(Send::Ignored),
             Turn::Come => {}
-            Turn::Settle(flush) => return Send::Settle(flush),
-            Turn::Never => return Send::Ignored,
-            Turn::Copying => return Send::Refuse(rerouted.impossible(COPYING)),
+            Turn::Never => return Ok(Send::Ignored),
+            Turn::Copying => return refuse(COPYING),
         }
         match self.obstacle(sent) {
             Ok(true) => {}
-            Ok(false) => return Send::Wait,
-            Err(because) => return Send::Refuse(rerouted.impossible(because)),
+            Ok(false) => return Err(Pause::Read),
+            Err(because) => return refuse(because),
         }
         let ruled = Ruled { statement: sent.statement, sql: sent.sql, rule: Some(rerouted.rule.clone()) };
         let mut fact = self.fact(&ruled, env);
         fact.verdict = VerdictKind::Reroute;
         fact.rerouted_to = Some(rerouted.to.clone());
         self.errand = Front::Looking(Box::new(Pending { rerouted: rerouted.clone(), fact }));
-        Send::Settle(self.look(At::Settings, env))
+        Err(Pause::Settle(self.look(At::Settings, env)))
     }
 
     /// Whether something was found out for the statement at the front.

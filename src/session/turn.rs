@@ -6,12 +6,20 @@ use crate::wire::frame;
 /// Why nothing can be done about a statement that comes while the server reads COPY data.
 pub(super) const COPYING: &str = "the server reads COPY data";
 
+/// Why the frame at the front stays there for now.
+pub(super) enum Pause {
+    /// More of what the client sends has to be seen.
+    Read,
+    /// The driver has to find something out; `fx` says what, where it is not whether the recorder is there.
+    Ask,
+    /// The server has to answer what was sent before; these bytes, if any, make it do so.
+    Settle(Vec<u8>),
+}
+
 /// How far the server is.
 pub(super) enum Turn {
     /// Everything before the statement is answered.
     Come,
-    /// It has not; these bytes, if any, make it answer.
-    Settle(Vec<u8>),
     /// It ignores all up to the next Sync, as something before it failed.
     Never,
     /// It reads COPY data, and takes no statement.
@@ -20,19 +28,19 @@ pub(super) enum Turn {
 
 impl Session {
     /// Whether the server has come to the statement at the front. A Flush, which is owed nothing, makes it answer what had no Sync.
-    pub(super) fn turn(&mut self) -> Turn {
+    pub(super) fn turn(&mut self) -> Result<Turn, Pause> {
         if self.ledger.ignores_all() {
-            Turn::Never
+            Ok(Turn::Never)
         } else if self.ledger.awaits_copy_data() {
-            Turn::Copying
+            Ok(Turn::Copying)
         } else if self.awaits_answers() {
             let mut flush = Vec::new();
             if self.begun {
                 frame::put(&mut flush, b'H', |_| {});
             }
-            Turn::Settle(flush)
+            Err(Pause::Settle(flush))
         } else {
-            Turn::Come
+            Ok(Turn::Come)
         }
     }
 
