@@ -181,8 +181,8 @@ fn twenty_developers_work_on_twenty_branches() {
     }
 }
 
-/// Objects that the branch's history knows of and its catalogs do not, or the other way round. But for triggers: DETACH PARTITION drops
-/// the partition's, and nobody is told.
+/// Objects that the branch's history knows of and its catalogs do not, or the other way round. But for triggers: DETACH
+/// PARTITION drops the partition's, and nobody is told.
 fn untold(it: &Repository, branch: &str) -> String {
     it.server.psql(
         &it.database(branch),

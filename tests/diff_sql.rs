@@ -1,4 +1,5 @@
-//! `SELECT * FROM pggit.diff(…)` on a branch: what DIFF says on the control port, seen from within a transaction; and between commits.
+//! `SELECT * FROM pggit.diff(…)` on a branch: what DIFF says on the control port, seen from within a transaction; and between
+//! commits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

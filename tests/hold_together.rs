@@ -1,5 +1,5 @@
-//! Clients that are held while their branch is copied: those of several proxies, of a proxy that goes, at work, and by a recorder that
-//! is no superuser.
+//! Clients that are held while their branch is copied: those of several proxies, of a proxy that goes, at work, and by a
+//! recorder that is no superuser.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -644,7 +644,8 @@ fn what_a_table_has_an_index_for_changes_with_it() {
     }
 }
 
-/// DROP IDENTITY takes the sequence. A partition that is detached loses its copies of the parent's triggers, with all of its own partitions.
+/// DROP IDENTITY takes the sequence. A partition that is detached loses its copies of the parent's triggers, with all of its
+/// own partitions.
 #[test]
 fn what_an_alter_takes_along_unsaid_goes_with_it() {
     for version in versions() {

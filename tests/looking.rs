@@ -124,8 +124,8 @@ fn the_past_is_as_it_was_seen() {
                                   from pggit.schema('{commit}'::uuid)) s"
             );
             let mut told = schema(it.server, &it.app, &source);
-            // DETACH PARTITION drops the partition's clones of triggers, which no event trigger is told of; the probe finds that later.
-            // And of a table that was renamed the old name stands in those that are stale.
+            // DETACH PARTITION drops the partition's clones of triggers, which no event trigger is told of; the probe finds
+            // that later. And of a table that was renamed the old name stands in those that are stale.
             let is_odd = |key: &str, other: &Schema| key.starts_with("trigger\u{1f}") && !other.contains_key(key);
             let mut saw = saw.clone();
             saw.retain(|key, _| !is_odd(key, &told));

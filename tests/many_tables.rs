@@ -1,6 +1,6 @@
-//! What recording a change costs the client does not grow with the database. Counted, not timed: the rows that the server reads from its
-//! catalogs for one statement with the recording in it, less those that it reads for the same statement alone, in a small database and in
-//! one with many tables.
+//! What recording a change costs the client does not grow with the database. Counted, not timed: the rows that the server reads
+//! from its catalogs for one statement with the recording in it, less those that it reads for the same statement alone, in a
+//! small database and in one with many tables.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

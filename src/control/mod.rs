@@ -1,9 +1,9 @@
 //! The control port: operators talk to the proxy with psql or any PostgreSQL driver.
 //!
-//! [`open`] has TLS with whoever asks for it; [`server`] takes connections and reads whole, checked messages; pgwire carries the conversation; [`auth`] logs
-//! users in; [`session`] runs what [`command`] parsed; [`show`] makes the rows and [`table`] filters, sorts and
-//! cuts them. pgwire trusts lengths and counts that come from the network, so nothing reaches its decoders that
-//! [`frame`] has not checked.
+//! [`open`] has TLS with whoever asks for it; [`server`] takes connections and reads whole, checked messages; pgwire carries
+//! the conversation; [`auth`] logs users in; [`session`] runs what [`command`] parsed; [`show`] makes the rows and [`table`]
+//! filters, sorts and cuts them. pgwire trusts lengths and counts that come from the network, so nothing reaches its decoders
+//! that [`frame`] has not checked.
 
 mod auth;
 pub mod command;

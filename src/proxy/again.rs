@@ -1,7 +1,7 @@
 //! Another connection to the server as the same user: a session that is like the client's own, on another branch or on the same.
 //!
-//! The server decides by its own rules whether the user may come. Where it asks nothing, nothing is needed; where it asks for SCRAM,
-//! what the user proved at login answers; any other question only the client could answer, who is not asked twice.
+//! The server decides by its own rules whether the user may come. Where it asks nothing, nothing is needed; where it asks for
+//! SCRAM, what the user proved at login answers; any other question only the client could answer, who is not asked twice.
 
 use std::io;
 use std::sync::Arc;

@@ -2,9 +2,11 @@
 //!
 //! Each [`worker`] thread takes clients from the one listening socket; a client's two sockets, its task and its buffers
 //! stay with one thread.
-//! [`introduction`] learns whom a load balancer speaks for, [`handshake`] reads the start-up packet and finds the branch, [`gate`] lets nobody in while clients are held,
-//! [`login`] has its part in logging in, [`upstream`] connects to the server, with [`tls`] where it is to be, [`greet`] hears its first words,
-//! [`on_demand`] has a branch made that somebody connects to, [`road`] does so for the recorder, [`lint`] has schema changes checked, [`drive`] relays until one side ends, [`cancel`] carries cancel requests.
+//! [`introduction`] learns whom a load balancer speaks for, [`handshake`] reads the start-up packet and finds the branch,
+//! [`gate`] lets nobody in while clients are held, [`login`] has its part in logging in, [`upstream`] connects to the server,
+//! with [`tls`] where it is to be, [`greet`] hears its first words, [`on_demand`] has a branch made that somebody connects to,
+//! [`road`] does so for the recorder, [`lint`] has schema changes checked, [`drive`] relays until one side ends, [`cancel`]
+//! carries cancel requests.
 
 mod again;
 mod buffers;

@@ -1,7 +1,8 @@
 //! TLS on both legs and on the control port: certificates and keys from files, in the form they are used in.
 //!
-//! [`clients`] is the side that clients see, [`server`] the one that the server sees, [`stream`] a connection with it or without, [`binding`] what SCRAM ties a
-//! password exchange to. One implementation, rustls, with one provider of cryptography, ring.
+//! [`clients`] is the side that clients see, [`server`] the one that the server sees, [`stream`] a connection with it or
+//! without, [`binding`] what SCRAM ties a password exchange to. One implementation, rustls, with one provider of cryptography,
+//! ring.
 
 pub mod binding;
 pub mod clients;

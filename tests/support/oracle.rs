@@ -293,8 +293,8 @@ pub fn judge(before: &Facts, after: &Facts, rows: &[Row]) -> Vec<String> {
     wrong
 }
 
-/// Whether it is in its catalog all the same: some versions let a schema be dropped while somebody is making a type or function in it,
-/// which is then in no schema.
+/// Whether it is in its catalog all the same: some versions let a schema be dropped while somebody is making a type or function
+/// in it, which is then in no schema.
 fn is_left_behind(url: &str, key: &Key) -> bool {
     psql_ok(url, &format!("select count(*) from {} where oid = {}", key.catalog, key.oid)) == "1"
 }

@@ -5,9 +5,10 @@
 //! ended. The recorder's own sessions, of every proxy, are always ended: they come again by themselves.
 //!
 //! The parent may be the main database, in which the locks are; nobody can hold one there while it is copied. So the row says
-//! 'copying', and which server process is at it. That process is in another database, and stays until all is done: the sweep leaves the
-//! row alone as long as it lives. No work on branches of any proxy may be cut off by that: it is waited for, before anybody is held
-//! ([`Lock::Work`]), and while a copy of another branch is made, its connections are not in the main database, either.
+//! 'copying', and which server process is at it. That process is in another database, and stays until all is done: the sweep
+//! leaves the row alone as long as it lives. No work on branches of any proxy may be cut off by that: it is waited for, before
+//! anybody is held ([`Lock::Work`]), and while a copy of another branch is made, its connections are not in the main database,
+//! either.
 
 use std::time::Duration;
 
@@ -66,8 +67,8 @@ pub(super) async fn copy(
     // Whoever is in the database that is copied stands in the way, this one not excepted.
     close(std::mem::replace(main, connect(server, elsewhere).await?)).await;
     told(Stage::Data);
-    // Neither is cut short: CREATE DATABASE would go on at the server, and nobody would know of the database; and what ends sessions
-    // might still end those that come after it.
+    // Neither is cut short: CREATE DATABASE would go on at the server, and nobody would know of the database; and what ends
+    // sessions might still end those that come after it.
     let over = Notify::new();
     let creating = async {
         let created = create(&mut copier, parent, database, &shape).await;

@@ -3,12 +3,10 @@
 //! ```text
 //! create   row 'creating' ─> template of the parent's newest commit ─> CREATE DATABASE … TEMPLATE ─> row 'active'
 //! template pg_dump -s and the history in one snapshot; made once, kept, closed to everybody
-//! copy     with data: the parent's clients are held (hold) ─> row 'copying' ─> CREATE DATABASE … TEMPLATE of the parent itself ─> row 'active'
-//! remove   row 'dropping' ─> DROP DATABASE ─> no row
-//! diff     the facts of two databases, side by side
-//! look     the facts of one, now or at a commit or time of its history; who touched which column
-//! order    such facts as a script
-//! sweep    what nobody is at work on any more, branches whose time is over, and templates that nobody needs
+//! copy     with data: the parent's clients are held (hold) ─> row 'copying' ─> CREATE DATABASE … TEMPLATE of the parent itself
+//! ─> row 'active' remove   row 'dropping' ─> DROP DATABASE ─> no row diff     the facts of two databases, side by side look
+//! the facts of one, now or at a commit or time of its history; who touched which column order    such facts as a script sweep
+//! what nobody is at work on any more, branches whose time is over, and templates that nobody needs
 //! ```
 //!
 //! [`rows`] says whose work is whose: an advisory lock, held by the connection that makes and drops the databases. The control port

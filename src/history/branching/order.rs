@@ -1,8 +1,9 @@
 //! A schema's facts as a script, in an order in which it can be run in an empty database.
 //!
 //! Definitions name what they need with its schema, so that what stands in them tells what has to be there before. What would need
-//! each other is taken apart: foreign keys come after all tables, a sequence learns its owner when the table is there. What comes with
-//! something else is left out: indexes of constraints, sequences of identity columns, a partition's own copies of triggers.
+//! each other is taken apart: foreign keys come after all tables, a sequence learns its owner when the table is there. What
+//! comes with something else is left out: indexes of constraints, sequences of identity columns, a partition's own copies of
+//! triggers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -6,8 +6,8 @@ use crate::policy::{Queued, Refusal};
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// Bytes a second with which a table is read, an index built, a table written anew. No more than an order of magnitude: docs/LINT.md
-/// says how they were measured.
+/// Bytes a second with which a table is read, an index built, a table written anew. No more than an order of magnitude:
+/// docs/LINT.md says how they were measured.
 const READING: u64 = 500_000_000;
 const INDEXING: u64 = 50_000_000;
 const REWRITING: u64 = 50_000_000;
@@ -24,8 +24,8 @@ pub struct Warning {
 }
 
 impl Findings {
-    /// Takes away what does not hold here: timeouts that the session has, or that we add, and what concerns a table that nobody else
-    /// sees, or sees yet.
+    /// Takes away what does not hold here: timeouts that the session has, or that we add, and what concerns a table that nobody
+    /// else sees, or sees yet.
     pub fn sharpen(&mut self, seen: &Seen, adds_lock_timeout: bool) {
         let mut all = std::mem::take(&mut self.all);
         all.retain(|finding| {

@@ -5,8 +5,9 @@ use super::Findings;
 use crate::sql::ObjectName;
 
 /// Rows of a name, a value and `seen`, for an array of names in `$1`: schema, [`BETWEEN`], name. Every function and operator by its
-/// schema (and all such operators bind alike): the client's search_path must not change what this says. It takes no lock that somebody may hold: the
-/// size is asked for where nobody has, or waits for, an ACCESS EXCLUSIVE lock, and is else the one of the last VACUUM or ANALYZE.
+/// schema (and all such operators bind alike): the client's search_path must not change what this says. It takes no lock that
+/// somebody may hold: the size is asked for where nobody has, or waits for, an ACCESS EXCLUSIVE lock, and is else the one of
+/// the last VACUUM or ANALYZE.
 pub const LOOK: &str = "SELECT 'lock_timeout', pg_catalog.current_setting('lock_timeout'), 'seen' \
      UNION ALL SELECT 'statement_timeout', pg_catalog.current_setting('statement_timeout'), 'seen' \
      UNION ALL SELECT 'client_min_messages', pg_catalog.current_setting('client_min_messages'), 'seen' \

@@ -93,9 +93,9 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Puts this connection in the place of the server's. The client's bytes, its cancel key and its place among the clients stay as
-    /// they are; the new session takes over from the old one what it is to have of it. Returns the last ParameterStatus of each
-    /// parameter, for the client.
+    /// Puts this connection in the place of the server's. The client's bytes, its cancel key and its place among the clients
+    /// stay as they are; the new session takes over from the old one what it is to have of it. Returns the last ParameterStatus
+    /// of each parameter, for the client.
     pub(super) fn change_server(
         &mut self,
         arrival: Arrival,
